@@ -1,0 +1,1 @@
+"""Compile neural networks to sparse libraries that are faster than dense ones."""

@@ -1,0 +1,108 @@
+"""Opens an artifact: every check that keeps a wrong file or a wrong machine from becoming a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from sparsecc.artifact.archive import extract_archive
+from sparsecc.artifact.host import host_features, host_machine
+from sparsecc.artifact.manifest import LIBRARY, MANIFEST, WEIGHTS, FileInfo, Manifest, parse_manifest
+from sparsecc.artifact.session import Session
+from sparsecc.errors import ArtifactError
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
+    """Open an artifact for running.
+
+    Args:
+        path: the folder or archive that `sparsecc.compile` wrote.
+        threads: threads of a run, the caller's included (1 to 256); None means 1.
+
+    Raises:
+        ArtifactError: there is no artifact, a file of it is missing or differs from its SHA-256, or it was
+            made for another format version, architecture or CPU.
+        UsageError: a thread count out of range.
+    """
+    manifest, folder = read_artifact(path)
+    check_host(manifest, where=os.fspath(path))
+    return Session(manifest, folder, 1 if threads is None else threads)
+
+
+def read_artifact(path: str | os.PathLike[str]) -> tuple[Manifest, Path]:
+    """Read the manifest of an artifact and check every file against it.
+
+    Returns:
+        The manifest and the folder that holds the files (for an archive, one in the user's cache).
+
+    Raises:
+        ArtifactError: as `load`, except for what depends on this machine.
+    """
+    source = Path(path)
+    try:
+        if source.is_dir():
+            return _read_folder(source), source
+        if not source.exists():
+            raise ArtifactError(f"there is no artifact at {source}")
+        folder = extract_archive(source)
+        try:
+            return _read_folder(folder), folder
+        except ArtifactError:  # the cached copy was touched
+            folder = extract_archive(source, again=True)
+            return _read_folder(folder), folder
+    except OSError as error:
+        raise ArtifactError(f"cannot read the artifact {source}: {error.strerror or error}") from error
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of an artifact folder, without its other files.
+
+    Raises:
+        ArtifactError: there is none, or it is damaged or of another version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}")
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+def check_host(manifest: Manifest, where: str) -> None:
+    """Refuse an artifact that this machine cannot run.
+
+    Raises:
+        ArtifactError: another architecture or system, or CPU features that the host lacks.
+    """
+    machine = host_machine()
+    if manifest.machine != machine:
+        raise ArtifactError(f"{where} was compiled for {manifest.machine}, and this machine is {machine}")
+    missing = [feature for feature in manifest.features if feature not in host_features()]
+    if missing:
+        raise ArtifactError(
+            f"{where} needs the CPU features {', '.join(missing)}, which this machine lacks: "
+            "compile the model again for this machine"
+        )
+
+
+def _read_folder(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    for name in (LIBRARY,) if manifest.weights_embedded else (LIBRARY, WEIGHTS):
+        if name not in manifest.files:
+            raise ArtifactError(f"{folder / MANIFEST} does not list {name}")
+    for name, info in manifest.files.items():
+        _check_file(folder / name, info)
+    return manifest
+
+
+def _check_file(path: Path, expected: FileInfo) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"the artifact is not complete: {path} is missing")
+    size = path.stat().st_size
+    if size != expected.bytes:
+        raise ArtifactError(
+            f"{path} has {size} bytes where the manifest says {expected.bytes}: the artifact is damaged"
+        )
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected.sha256:
+        raise ArtifactError(f"{path} does not match its SHA-256 in the manifest: the artifact is damaged")

@@ -1,0 +1,199 @@
+"""Writes an artifact from a plan: the libraries, the header, the weights and the manifest over them.
+
+All files are made in a hidden sibling of the result and renamed at the end, so that an interrupted or failed
+write leaves nothing, and what is replaced stays whole until its successor is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsecc.artifact.archive import is_archive, write_archive
+from sparsecc.artifact.load import read_manifest
+from sparsecc.artifact.manifest import (
+    HEADER,
+    LIBRARY,
+    MANIFEST,
+    STATIC_LIBRARY,
+    WEIGHTS,
+    FileInfo,
+    Manifest,
+    StepInfo,
+    TensorInfo,
+    is_plain_name,
+)
+from sparsecc.errors import ArtifactError, LoweringError, UsageError
+
+if TYPE_CHECKING:
+    from sparsecc.targets.plan import Plan, TensorSpec
+
+_ELF_MACHINES = {3: "i686", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
+
+
+def write_artifact(
+    plan: Plan,
+    out: str | os.PathLike[str],
+    *,
+    archive: bool = False,
+    embed: bool = False,
+    overwrite: bool = False,
+    compiler: str | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
+) -> Path:
+    """Compile the driver of `plan`, link it with the kernels and write the artifact.
+
+    Args:
+        plan: what to run.
+        out: the folder to make, or the file with `archive`.
+        archive: write one file (an uncompressed zip).
+        embed: put the weights into the libraries instead of `weights.bin`.
+        overwrite: replace an artifact at `out`; anything else there is never touched.
+        compiler: C compiler command, or "zig"; None looks for one.
+        extra_files: further files by plain name, such as a report; listed in the manifest like the others.
+
+    Returns:
+        The path of the artifact.
+
+    Raises:
+        UsageError: `out` exists and may not be replaced, or a name that cannot be used.
+        LoweringError: no C compiler, or it failed; or the plan contradicts itself.
+    """
+    target = Path(os.path.abspath(out))
+    extras = dict(extra_files or {})
+    for name in extras:
+        if not is_plain_name(name) or name in (MANIFEST, LIBRARY, STATIC_LIBRARY, HEADER, WEIGHTS):
+            raise UsageError(f"an extra file of the artifact cannot be called {name!r}")
+    _check_target(target, overwrite)
+    stage = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}"
+    try:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder = stage / "files"
+            folder.mkdir(parents=True)
+            (stage / "build").mkdir()
+            names = _write_files(plan, folder, stage / "build", embed=embed, compiler=compiler, extras=extras)
+            finished = folder
+            if archive:
+                finished = stage / "archive"
+                write_archive(folder, names, finished)
+            _check_target(target, overwrite)  # compiling took a while
+            _replace(finished, target, stage / "replaced")
+        except OSError as error:
+            raise LoweringError(f"cannot write the artifact {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return target
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Refuse to replace what is not an artifact, or an artifact without being asked to."""
+    if not os.path.lexists(target):
+        return
+    if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
+        return
+    if not _is_artifact(target):
+        raise UsageError(f"{target} exists and is not an artifact, so it stays: choose another path")
+    if not overwrite:
+        raise UsageError(f"{target} exists: allow to overwrite it, or choose another path")
+
+
+def _is_artifact(path: Path) -> bool:
+    """Whether `path` is an archive of ours, or a folder with a manifest and nothing that it does not list."""
+    if path.is_symlink():
+        return False
+    if not path.is_dir():
+        return is_archive(path)
+    try:
+        manifest = read_manifest(path)
+    except ArtifactError:
+        return False
+    return {entry.name for entry in path.iterdir()} <= {MANIFEST, *manifest.files}
+
+
+def _replace(finished: Path, target: Path, aside: Path) -> None:
+    """Rename `finished` to `target`; what was there goes to `aside`, and back if the renaming fails."""
+    if not os.path.lexists(target):
+        finished.rename(target)
+        return
+    try:
+        target.rename(aside)
+        finished.rename(target)
+    except BaseException:
+        if os.path.lexists(aside) and not os.path.lexists(target):
+            aside.rename(target)
+        raise
+
+
+def _write_files(
+    plan: Plan, folder: Path, build: Path, *, embed: bool, compiler: str | None, extras: Mapping[str, bytes]
+) -> list[str]:
+    """Write all files of the artifact to `folder`; returns their names, the manifest first."""
+    from sparsecc.targets.driver import RUNTIME, generate, total_arena_bytes
+    from sparsecc.targets.toolchain import build_libraries, find_toolchain
+
+    toolchain = find_toolchain(compiler)
+    weights = (build if embed else folder) / WEIGHTS
+    digest = hashlib.sha256()
+    with weights.open("wb") as file:
+        for part in plan.weights.parts():
+            file.write(part)
+            digest.update(part)
+    sources = generate(plan, embed_sha256=digest.hexdigest() if embed else None)
+    shared, static = build_libraries(
+        toolchain,
+        plan.objects,
+        {HEADER: sources.header, "driver.c": sources.driver},
+        include=RUNTIME,
+        exports=sources.exports,
+        work=build,
+    )
+    shared.rename(folder / LIBRARY)
+    static.rename(folder / STATIC_LIBRARY)
+    (folder / HEADER).write_text(sources.header, encoding="utf-8")
+    for name, data in extras.items():
+        (folder / name).write_bytes(data)
+    manifest = Manifest(
+        sparsecc_version=importlib.metadata.version("sparsecc"),
+        name=plan.name,
+        target=plan.target,
+        machine=_machine(folder / LIBRARY),
+        features=plan.features,
+        inputs=tuple(map(_tensor_info, plan.inputs)),
+        outputs=tuple(map(_tensor_info, plan.outputs)),
+        arena_bytes=total_arena_bytes(plan),
+        weights_bytes=plan.weights.nbytes,
+        weights_embedded=embed,
+        passes=plan.passes,
+        steps=tuple(StepInfo(step.label, step.kind) for step in plan.steps),
+        files={path.name: _file_info(path) for path in sorted(folder.iterdir())},
+        report=plan.report,
+    )
+    (folder / MANIFEST).write_bytes(manifest.to_bytes())
+    return [MANIFEST, *manifest.files]
+
+
+def _machine(library: Path) -> str:
+    """Architecture and system of an ELF library, from its header."""
+    with library.open("rb") as file:
+        header = file.read(20)
+    if header[:4] != b"\x7fELF":
+        raise LoweringError("the C compiler did not make an ELF library: expected a compiler for Linux")
+    code = int.from_bytes(header[18:20], "little" if header[5] == 1 else "big")
+    return f"{_ELF_MACHINES.get(code, f'elf{code}')}-linux"
+
+
+def _tensor_info(spec: TensorSpec) -> TensorInfo:
+    return TensorInfo(spec.name, spec.dtype, spec.shape)
+
+
+def _file_info(path: Path) -> FileInfo:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileInfo(digest, path.stat().st_size)

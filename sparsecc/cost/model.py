@@ -1,0 +1,82 @@
+"""A cycle model of the sparse kernels: multiply-add and load throughput, cache level of X, loop overheads.
+
+The constants were fitted on single-core measurements of Zen 4 and Zen 5 (benchmarks/fit_cost.py shows
+predicted against measured). Absolute times follow a nominal clock; choices only compare them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class VectorMachine:
+    """What the model knows of a core.
+
+    Attributes:
+        lanes: fp32 lanes.
+        fma, loads: vector instructions of each kind per cycle.
+        l1_bytes, l2_bytes: cache sizes.
+        stream_bytes: bytes per cycle from beyond L2.
+        clock: cycles per second.
+    """
+
+    lanes: int
+    fma: float = 2.0
+    loads: float = 2.0
+    l1_bytes: int = 32 * 1024
+    l2_bytes: int = 1024 * 1024
+    stream_bytes: float = 10.0
+    clock: float = 4.0e9
+
+
+@dataclass(frozen=True)
+class SpmmShape:
+    """One layer in one form of the spmm kernel.
+
+    Attributes:
+        rows, width: R and J of the register tile.
+        entries: row blocks, summed over chunks.
+        blocks: stored blocks of R x 1.
+        vectors: vectors of output positions.
+        chunk_columns: columns that are live in a chunk.
+        column_bytes: bytes of X that one column adds to a tile's footprint.
+        batch: repetitions.
+    """
+
+    rows: int
+    width: int
+    entries: int
+    blocks: int
+    vectors: int
+    chunk_columns: int
+    column_bytes: float
+    batch: int = 1
+
+
+def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
+    """Predicted time of one spmm call."""
+    R, J = shape.rows, shape.width
+    footprint = shape.chunk_columns * shape.column_bytes
+    if footprint <= 0.9 * machine.l1_bytes:
+        level = 1.0
+    elif footprint <= 0.75 * machine.l2_bytes:
+        level = 1.45
+    else:
+        level = 2.6
+    # R = 1 never reached the two loads per cycle that larger blocks come close to
+    load_rate = machine.loads * {1: 0.62, 2: 0.8}.get(R, 0.95)
+    block = max(R * J / machine.fma * 1.12, (J * level + R + 0.5) / load_rate)
+    entry = 14.0 + 1.6 * R * J
+    tiles = shape.vectors / J
+    cycles = tiles * (shape.blocks * block + shape.entries * entry)
+    weight_bytes = shape.blocks * (4 * R + 4)
+    cycles += weight_bytes / machine.stream_bytes * (1.0 if weight_bytes > machine.l2_bytes / 2 else 0.2)
+    return shape.batch * cycles / machine.clock
+
+
+def rows_seconds(blocks: int, columns: int, lanes: int, machine: VectorMachine, *, dense: bool) -> float:
+    """Predicted time of the kernel with lanes along rows: `blocks` of `lanes` x 1, `columns` accumulators."""
+    compute = blocks * max(columns / machine.fma, (columns + 1 + (0 if dense else 0.5)) / machine.loads)
+    stream = blocks * (4 * lanes + (0 if dense else 4)) / machine.stream_bytes
+    return max(compute, stream) / machine.clock

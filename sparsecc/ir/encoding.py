@@ -1,0 +1,243 @@
+"""`Encoding`: how the zeros of a weight are arranged, found from the zeros or set by a pass.
+
+A weight is seen as a matrix: rows are its output axis, columns all other axes in order.
+    block RxC    R rows by C columns are zero or stored together
+    n:m          at most n of m consecutive columns of a row are not zero
+    fan-in       every row has the same number of values
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsecc.errors import UsageError
+
+ENCODING_KEY = "sparsecc.encoding"
+PATTERNS = ("dense", "unstructured", "n:m", "block", "fan-in")
+BLOCK_SIDES = (1, 2, 4, 8, 16)
+GROUP_SIZES = (4, 8, 16)
+MIN_ZEROS = 0.05
+MIN_FILL = 0.95
+MIN_EXPLAINED = 0.75
+MIN_GROUP_USE = 0.9
+
+Mask = NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How one initializer is stored.
+
+    Attributes:
+        pattern: one of `PATTERNS`.
+        n: values kept of every m, for pattern n:m.
+        m: group size, for pattern n:m.
+        rows: block height, along the output axis, for pattern block.
+        columns: block width, along all other axes, for pattern block.
+        value_type: element type of the stored values.
+    """
+
+    pattern: str = "dense"
+    n: int = 0
+    m: int = 0
+    rows: int = 0
+    columns: int = 0
+    value_type: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.pattern not in PATTERNS:
+            raise UsageError(f"pattern {self.pattern!r} is not one of {', '.join(PATTERNS)}")
+        if self.pattern == "n:m" and not 0 < self.n < self.m:
+            raise UsageError(f"pattern {self.n}:{self.m} needs 0 < n < m")
+        if self.pattern == "block" and (min(self.rows, self.columns) < 1 or self.rows * self.columns < 2):
+            raise UsageError(f"block {self.rows}x{self.columns} needs at least two elements")
+        if not re.fullmatch(r"[a-z]+\d*", self.value_type):
+            raise UsageError(f"value type {self.value_type!r} is not a word such as float32 or int8")
+
+    def __str__(self) -> str:
+        """Text such as `4x1`, `2:4` or, for other than float32, `2:4/int8`; `parse` reads it back."""
+        text = self.pattern
+        if self.pattern == "n:m":
+            text = f"{self.n}:{self.m}"
+        elif self.pattern == "block":
+            text = f"{self.rows}x{self.columns}"
+        return text if self.value_type == "float32" else f"{text}/{self.value_type}"
+
+    @staticmethod
+    def parse(text: str) -> Encoding:
+        """Read `dense`, `unstructured`, `fan-in`, `N:M` or `RxC`, optionally with `/value_type`.
+
+        Raises:
+            UsageError: the text is none of these.
+        """
+        pattern, _, value_type = text.partition("/")
+        value_type = value_type or "float32"
+        if pattern in ("dense", "unstructured", "fan-in"):
+            return Encoding(pattern, value_type=value_type)
+        if match := re.fullmatch(r"(\d{1,4}):(\d{1,4})", pattern):
+            return Encoding("n:m", n=int(match[1]), m=int(match[2]), value_type=value_type)
+        if match := re.fullmatch(r"(\d{1,4})x(\d{1,4})", pattern):
+            return Encoding("block", rows=int(match[1]), columns=int(match[2]), value_type=value_type)
+        raise UsageError(
+            f"{text!r} is not a pattern; write dense, unstructured, fan-in, N:M such as 2:4 or RxC such as 4x1"
+        )
+
+
+DENSE = Encoding("dense")
+UNSTRUCTURED = Encoding("unstructured")
+
+
+def as_matrix(array: NDArray[T], axis: int = 0) -> NDArray[T]:
+    """View `array` as [rows = axis, columns = all other axes in order]."""
+    if array.ndim == 0:
+        return array.reshape(1, 1)
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+
+
+def from_matrix(matrix: NDArray[T], shape: tuple[int, ...], axis: int = 0) -> NDArray[T]:
+    """Inverse of `as_matrix`: an array of `shape`."""
+    if not shape:
+        return matrix.reshape(shape)
+    rest = shape[:axis] + shape[axis + 1 :]
+    return np.ascontiguousarray(np.moveaxis(matrix.reshape(shape[axis], *rest), 0, axis))
+
+
+def block_sums(matrix: NDArray[T], rows: int, columns: int) -> NDArray[T]:
+    """Sum over RxC blocks of a matrix; the last row and column of blocks may be smaller."""
+    if matrix.size == 0:
+        return matrix
+    by_rows = matrix
+    if rows > 1:
+        by_rows = np.add.reduceat(matrix, np.arange(0, matrix.shape[0], rows), axis=0)
+    if columns == 1:
+        return by_rows
+    return np.add.reduceat(by_rows, np.arange(0, matrix.shape[1], columns), axis=1)
+
+
+def encoding_of(array: np.ndarray, axis: int = 0, value_type: str = "float32") -> Encoding:
+    """Find the most structured pattern that the zeros of `array` follow.
+
+    In order: under 5 % zeros is dense; the largest block with at least 95 % of its stored elements not zero;
+    N:M with exact groups; equal counts per row; else unstructured.
+
+    Args:
+        array: a weight of any rank.
+        axis: its output axis.
+        value_type: recorded in the result.
+    """
+    mask: Mask = as_matrix(np.asarray(array), axis) != 0
+    found = _pattern_of(mask)
+    return Encoding(found.pattern, found.n, found.m, found.rows, found.columns, value_type)
+
+
+def fits(array: np.ndarray, encoding: Encoding, axis: int = 0) -> bool:
+    """Whether the zeros of `array` agree with `encoding`, so that storing it so is exact and worthwhile."""
+    mask: Mask = as_matrix(np.asarray(array), axis) != 0
+    if encoding.pattern == "dense":
+        return _zeros(mask) < MIN_ZEROS
+    if encoding.pattern == "unstructured":
+        return not mask.all()
+    if encoding.pattern == "block":
+        return _fill(mask, encoding.rows, encoding.columns)[0] >= MIN_FILL
+    if encoding.pattern == "n:m":
+        most = _group_maximum(mask, encoding.m)
+        return most is not None and most <= encoding.n
+    counts = np.count_nonzero(mask, axis=1)
+    return bool((counts == counts[:1]).all())
+
+
+def set_encoding(value: ir.Value, encoding: Encoding) -> None:
+    """Tag an initializer with an encoding; it survives saving and loading."""
+    value.metadata_props[ENCODING_KEY] = str(encoding)
+
+
+def tagged_encoding(value: ir.Value) -> Encoding | None:
+    """The encoding that a pass set, whether or not the zeros agree."""
+    text = value.metadata_props.get(ENCODING_KEY)
+    return None if text is None else Encoding.parse(text)
+
+
+def get_encoding(value: ir.Value, axis: int = 0) -> Encoding:
+    """Encoding of an initializer: its tag where the zeros agree with it, else found from the zeros.
+
+    Raises:
+        UsageError: the value holds no constant.
+    """
+    if value.const_value is None:
+        raise UsageError(f"{value.name} is no initializer, so it has no encoding")
+    array = value.const_value.numpy()
+    tag = tagged_encoding(value)
+    if tag is not None and fits(array, tag, axis):
+        return tag
+    return encoding_of(array, axis, value.const_value.dtype.numpy().name)
+
+
+def _pattern_of(mask: Mask) -> Encoding:
+    if _zeros(mask) < MIN_ZEROS:
+        return DENSE
+    if not mask.any():
+        return UNSTRUCTURED
+    block = _largest_block(mask)
+    if block is not None:
+        return block
+    group = _group_pattern(mask)
+    if group is not None:
+        return group
+    counts = np.count_nonzero(mask, axis=1)
+    if len(counts) > 1 and (counts == counts[0]).all():
+        return Encoding("fan-in")
+    return UNSTRUCTURED
+
+
+def _zeros(mask: Mask) -> float:
+    return 1.0 - np.count_nonzero(mask) / mask.size if mask.size else 0.0
+
+
+def _fill(mask: Mask, rows: int, columns: int) -> tuple[float, float]:
+    """Share of stored elements that are not zero, and share of all zeros that lie in empty blocks."""
+    counts = block_sums(mask.astype(np.int32), rows, columns)
+    heights = block_sums(np.ones((mask.shape[0], 1), np.int32), rows, 1)
+    widths = block_sums(np.ones((1, mask.shape[1]), np.int32), 1, columns)
+    stored = int(((counts > 0) * heights * widths).sum())
+    values = int(counts.sum())
+    zeros = mask.size - values
+    fill = values / stored if stored else 1.0
+    return fill, (mask.size - stored) / zeros if zeros else 1.0
+
+
+def _largest_block(mask: Mask) -> Encoding | None:
+    """Grow from single elements: a block is a candidate only if a half of it was one (fill only falls)."""
+    sides = [(r, c) for r in BLOCK_SIDES for c in BLOCK_SIDES if r <= mask.shape[0] and c <= mask.shape[1]]
+    good = {(1, 1)}
+    for rows, columns in sorted(sides, key=lambda side: side[0] * side[1]):
+        if (rows // 2, columns) not in good and (rows, columns // 2) not in good:
+            continue
+        fill, explained = _fill(mask, rows, columns)
+        if fill >= MIN_FILL and explained >= MIN_EXPLAINED:
+            good.add((rows, columns))
+    rows, columns = max(good, key=lambda side: (side[0] * side[1], side[0]))
+    return None if rows * columns == 1 else Encoding("block", rows=rows, columns=columns)
+
+
+def _group_maximum(mask: Mask, m: int) -> int | None:
+    """Largest count in any group of m columns; None where the columns do not divide into groups."""
+    if mask.size == 0 or mask.shape[1] % m:
+        return None
+    return int(mask.reshape(mask.shape[0], -1, m).sum(axis=2).max())
+
+
+def _group_pattern(mask: Mask) -> Encoding | None:
+    """The smallest group whose exact N:M is also nearly used up, so that storing N per group wastes little."""
+    density = np.count_nonzero(mask) / mask.size
+    for m in GROUP_SIZES:
+        n = _group_maximum(mask, m)
+        if n is not None and n < m and density >= MIN_GROUP_USE * n / m:
+            return Encoding("n:m", n=n, m=m)
+    return None

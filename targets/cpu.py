@@ -1,0 +1,60 @@
+"""Target `cpu`: x86-64 with AVX2 or AVX-512, chosen by psABI level so that needed features are exact.
+
+`host` (and `cpu`) is the highest level that this machine has; a level may also be named, to compile for
+another machine.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from sparsecc.errors import LoweringError, UsageError
+from sparsecc.targets.lower.state import Machine
+
+_V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+MACHINES: dict[str, Machine] = {
+    "x86-64-v3": Machine("x86-64-v3", 8, 16, _V3, l1_bytes=32 * 1024, l2_bytes=512 * 1024),
+    "x86-64-v4": Machine("x86-64-v4", 16, 32, _V4, l1_bytes=32 * 1024, l2_bytes=1024 * 1024),
+}
+NAMES = ("cpu", "host", *MACHINES)
+
+
+def host_flags() -> frozenset[str]:
+    """CPU features of this machine in the names of /proc/cpuinfo."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+def machine_for(target: str) -> Machine:
+    """The machine that a target name means.
+
+    Raises:
+        UsageError: no such target.
+        LoweringError: `host` on a machine without AVX2.
+    """
+    if target in MACHINES:
+        return MACHINES[target]
+    if target not in NAMES:
+        raise UsageError(f"there is no target {target!r}; targets are {', '.join(NAMES)}")
+    flags = host_flags()
+    for machine in reversed(MACHINES.values()):
+        if flags.issuperset(machine.features):
+            return machine
+    raise LoweringError(
+        f"this machine ({platform.machine()}) has no AVX2, so `{target}` cannot be chosen for it; "
+        f"name the machine to compile for: {', '.join(MACHINES)}"
+    )
+
+
+def tvm_target(machine: Machine) -> dict[str, object]:
+    """TVM's description of a machine."""
+    return {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": machine.name}

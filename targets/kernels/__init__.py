@@ -1,0 +1,1 @@
+"""Kernels as TIR, one file per kernel family."""

@@ -1,0 +1,188 @@
+"""Depthwise convolution on planes: strips of rows, accumulators in registers, no padding in memory needed.
+
+Y[m, y, x] = epilogue(bias[m] + sum_{dy, dx} w[m, dy, dx] X[m / multiplier, s y + d dy - top, s x + d dx - left]).
+Rows outside the plane are left out of the top and bottom strips; columns outside are masked lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
+from sparsecc.targets.tir import KernelBuilder, Pointer, const, ramp, vector_of
+
+
+@dataclass(frozen=True)
+class DepthwiseForm:
+    """All that one kernel is specialised for; pads are (top, left); sizes are (rows, columns)."""
+
+    size: tuple[int, int]
+    out_size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[int, int]
+    row_pitch: int
+    out_row_pitch: int
+    multiplier: int
+    strip: int
+    lanes: int
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True)
+class _Strip:
+    rows: int
+    start: Any  # first output row, a number or an expression
+    known: int | None  # the same as a number where rows are checked against the plane
+
+
+def depthwise_kernel(form: DepthwiseForm, symbol: str) -> Any:
+    """The PrimFunc of a form.
+
+    Pointers: value [M, kh, kw], bias [M], X, Y, then the epilogue's. Scalars: channels M, X's channel pitch,
+    origin and batch stride, the same three of Y, then the epilogue's. Extent: batch x channels.
+    Writes up to one vector behind a row's last column.
+    """
+    b = KernelBuilder()
+    value, bias, x, y = b.pointer("value"), b.pointer("bias"), b.pointer("x"), b.pointer("y")
+    operands = EpilogueOperands(b, form.epilogue)
+    channels = b.scalar("channels")
+    x_pitch, x_origin, x_batch = (b.scalar(n) for n in ("x_pitch", "x_origin", "x_batch"))
+    y_pitch, y_origin, y_batch = (b.scalar(n) for n in ("y_pitch", "y_origin", "y_batch"))
+    operands.declare_scalars()
+    with b.loop(b.end - b.begin, b.begin) as u:
+        batch = b.register(tirx.truncdiv(u, channels), dtype="int32").value
+        m = b.register(u - batch * channels, dtype="int32").value
+        source = m if form.multiplier == 1 else tirx.truncdiv(m, const(form.multiplier))
+        x0 = b.register(batch * x_batch + source * x_pitch + x_origin, dtype="int32").value
+        y0 = b.register(m * y_pitch + y_origin, dtype="int32").value
+        y_at = b.register(batch * y_batch, dtype="int32").value
+        emit = _StripWriter(b, form, (value, bias, x, y), operands, (m, batch, x0, y0, y_at))
+        top, interior, bottom = _strips(form)
+        for strip in top:
+            emit.strip(strip)
+        if interior[1] > interior[0]:
+            with b.loop(interior[1] - interior[0]) as i:
+                emit.strip(_Strip(form.strip, (i + interior[0]) * form.strip, None))
+        for strip in bottom:
+            emit.strip(strip)
+    return b.function(symbol)
+
+
+def _strips(form: DepthwiseForm) -> tuple[list[_Strip], tuple[int, int], list[_Strip]]:
+    """Strips that touch the plane's top edge, the range of inner ones, and the others."""
+    H, OH = form.size[0], form.out_size[0]
+    count = -(-OH // form.strip)
+
+    def inside(i: int) -> bool:
+        first = form.stride[0] * i * form.strip - form.pad[0]
+        last_row = form.stride[0] * ((i + 1) * form.strip - 1)
+        last = last_row - form.pad[0] + form.dilation[0] * (form.kernel[0] - 1)
+        return (i + 1) * form.strip <= OH and first >= 0 and last < H
+
+    flags = [inside(i) for i in range(count)]
+    low = flags.index(True) if True in flags else count
+    high = low
+    while high < count and flags[high]:
+        high += 1
+
+    def known(i: int) -> _Strip:
+        return _Strip(min(form.strip, OH - i * form.strip), i * form.strip, i * form.strip)
+
+    return [known(i) for i in range(low)], (low, high), [known(i) for i in range(high, count)]
+
+
+class _StripWriter:
+    """Emits the code of one strip of output rows."""
+
+    def __init__(
+        self, b: KernelBuilder, form: DepthwiseForm, pointers: tuple[Pointer, ...], operands: EpilogueOperands,
+        at: tuple[Any, ...],
+    ) -> None:
+        self.b, self.form, self.operands = b, form, operands
+        self.value, self.bias, self.x, self.y = pointers
+        self.m, self.batch, self.x0, self.y0, self.y_at = at
+
+    def strip(self, strip: _Strip) -> None:
+        V, OW = self.form.lanes, self.form.out_size[1]
+        if OW < V:
+            self.column(strip, 0, 0)
+            return
+        starts = [*range(0, OW - V + 1, V)]
+        if starts[-1] + V < OW:
+            starts.append(OW - V)
+        inner = [c for c in starts if self._whole(c) and c % V == 0]
+        loop = len(inner) > 2
+        for c in starts:
+            if not (loop and c in inner):
+                self.column(strip, c, c)
+            elif c == inner[0]:
+                with self.b.loop(len(inner)) as i:
+                    self.column(strip, i * V + inner[0], inner[0])
+
+    def _whole(self, column: int) -> bool:
+        """Whether no lane of the vector at `column` reads outside a row."""
+        f = self.form
+        first = f.stride[1] * column - f.pad[1]
+        last = f.stride[1] * (column + f.lanes - 1) - f.pad[1] + f.dilation[1] * (f.kernel[1] - 1)
+        return first >= 0 and last < f.size[1]
+
+    def column(self, strip: _Strip, column: Any, known: int) -> None:
+        f, b, V = self.form, self.b, self.form.lanes
+        kh, kw = f.kernel
+        acc = [b.register(vector_of(self.bias[self.m], V), V) for _ in range(strip.rows)]
+        weights = self.m * (kh * kw)
+        for dy in range(kh):
+            for dx in range(kw):
+                w: Any = None
+                for r in range(strip.rows):
+                    row = f.stride[0] * r + f.dilation[0] * dy - f.pad[0]
+                    if strip.known is not None and not 0 <= f.stride[0] * strip.known + row < f.size[0]:
+                        continue
+                    if w is None:
+                        w = b.register(vector_of(self.value[weights + (dy * kw + dx)], V), V).value
+                    at = self.x0 + (f.stride[0] * strip.start + row) * f.row_pitch
+                    loaded = self._load(at, column, known, f.dilation[1] * dx - f.pad[1])
+                    b.set(acc[r], acc[r].value + w * loaded)
+        for r in range(strip.rows):
+            index = self.y0 + (strip.start + r) * f.out_row_pitch + column
+            out = self.operands.apply(acc[r].value, row=self.m, index=index, batch=self.batch, lanes=V)
+            b.store(self.y, index + self.y_at, out, V)
+
+    def _load(self, row_at: Any, column: Any, known: int, shift: int) -> Any:
+        """The lanes x[row, stride * (column + lane) + shift], 0 where that is outside the row."""
+        f, V = self.form, self.form.lanes
+        s = f.stride[1]
+        first = s * known + shift
+        base = row_at + s * column + shift
+        if s == 1:
+            loaded = self.x.vector(base, V)
+        elif s == 2:
+            # the second load ends at the last element needed, so that nothing behind it is touched
+            halves = [self.x.vector(base, V), self.x.vector(base + (V - 1), V)]
+            loaded = tirx.Shuffle(halves, [2 * i if 2 * i < V else 2 * i + 1 for i in range(V)])
+        else:
+            loaded = self.x[tirx.Ramp(base, const(s), V)]
+        low = max(0, -(first // s)) if first < 0 else 0
+        high = min(V, -(-(f.size[1] - first) // s))
+        if low == 0 and high >= V:
+            return loaded
+        lane = ramp(0, V)
+        keep = tirx.And(lane >= vector_of(const(low), V), lane < vector_of(const(high), V))
+        return tirx.Select(keep, loaded, vector_of(const(0.0, "float32"), V))
+
+
+def choose_strip(out_size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], lanes: int) -> int:
+    """Rows of a strip: as many accumulators as help reuse without spilling (measured on Zen 4 and Zen 5)."""
+    limit = 4 if lanes >= 16 else 3
+    if stride[0] > 1 and out_size[1] > 16:
+        limit = 2
+    if out_size[0] <= 7:
+        limit = out_size[0] if lanes >= 16 else 4
+    elif kernel[0] == 3 and stride[0] == 1 and out_size[0] % 7 == 0 and out_size[1] <= 32 and lanes >= 16:
+        limit = 7
+    return max(1, min(limit, out_size[0]))

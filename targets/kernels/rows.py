@@ -1,0 +1,123 @@
+"""Sparse matrix times few columns, lanes along output rows: decode, classifiers, MLPs with small batches.
+
+Y[n, m] = epilogue(bias[m] + sum_k W[m, k] X[n, k]) for blocks of `lanes` rows that share a column list; x is
+broadcast. Dense weights need no column list: the matrix streams once, in order. `chains` independent
+accumulators hide the latency of the multiply-add where the columns are few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
+from sparsecc.targets.kernels.spmm import FloatArray, IntArray, block_mask
+from sparsecc.targets.tir import KernelBuilder, const, vector_of
+
+
+@dataclass(frozen=True)
+class RowsForm:
+    """What a kernel is specialised for.
+
+    Attributes:
+        columns: N, all in registers at once.
+        chains: accumulators per column over which consecutive blocks are dealt out.
+        dense: weights hold every column in order.
+    """
+
+    columns: int
+    chains: int
+    dense: bool
+    lanes: int
+    epilogue: Epilogue
+
+
+def choose_chains(columns: int, reduction: int, *, dense: bool) -> int:
+    """Accumulators per column; for dense weights a divisor of K, so that nothing behind x is read."""
+    chains = 8 if columns == 1 else 4 if columns == 2 else 2 if columns <= 4 else 1
+    while dense and reduction % chains:
+        chains //= 2
+    return chains
+
+
+def rows_kernel(form: RowsForm, symbol: str) -> Any:
+    """Pointers: start (block runs per row block), [column], value, bias, X, Y, then the epilogue's.
+
+    Scalars: K (rounded up to `chains`), X's strides along k and n, Y's stride along n, then the epilogue's.
+    Extent: row blocks. X and Y point at their first element.
+    """
+    b = KernelBuilder()
+    V, N, U = form.lanes, form.columns, form.chains
+    start = b.pointer("start", "int32") if not form.dense else None
+    column = b.pointer("column", "int32") if not form.dense else None
+    value, bias, x, y = b.pointer("value"), b.pointer("bias"), b.pointer("x"), b.pointer("y")
+    operands = EpilogueOperands(b, form.epilogue)
+    runs, xk, xn, yn = (b.scalar(n) for n in ("runs", "x_k", "x_n", "y_n"))
+    operands.declare_scalars()
+    with b.loop(b.end - b.begin, b.begin) as i:
+        zero = vector_of(const(0.0, "float32"), V)
+        acc = [
+            [b.register(bias.vector(i * V, V) if u == 0 else zero, V) for u in range(U)]
+            for _ in range(N)
+        ]
+        if start is None or column is None:
+            low: Any = b.register(i * runs, dtype="int32").value
+            count: Any = runs
+        else:
+            low = b.register(start[i], dtype="int32").value
+            count = start[i + 1] - start[i]
+        with b.loop(count) as run:
+            at = b.register((low + run) * U, dtype="int32").value
+            for u in range(U):
+                k = run * U + u if column is None else column[at + u]
+                xat = b.register(k * xk, dtype="int32").value
+                w = b.register(value.vector((at + u) * V, V), V).value
+                for n in range(N):
+                    b.set(acc[n][u], acc[n][u].value + vector_of(x[xat + xn * n], V) * w)
+        for n in range(N):
+            total = acc[n][0].value
+            for u in range(1, U):
+                total = total + acc[n][u].value
+            out = operands.apply(total, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True)
+            b.store(y, yn * n + i * V, out, V)
+    return b.function(symbol)
+
+
+@dataclass(frozen=True)
+class RowsTables:
+    """Packed operands: `value` is [runs x chains, lanes]; `start` counts runs; empty tables when dense."""
+
+    start: IntArray
+    column: IntArray
+    value: FloatArray
+    runs: int
+    blocks: int
+
+
+def pack_rows(matrix: FloatArray, lanes: int, chains: int, *, dense: bool) -> RowsTables:
+    """Pack [M, K]; dense or the blocks of `lanes` x 1 that hold a nonzero, padded to whole runs of chains."""
+    M, K = matrix.shape
+    B = -(-M // lanes)
+    padded = np.zeros((B * lanes, K), np.float32)
+    padded[:M] = matrix
+    blocks = padded.reshape(B, lanes, K).transpose(0, 2, 1)
+    empty: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+    if dense:
+        runs = -(-K // chains)
+        values = np.zeros((B, runs * chains, lanes), np.float32)
+        values[:, :K] = blocks
+        return RowsTables(empty, empty, values.reshape(-1, lanes), runs, B * K)
+    mask = block_mask(matrix, lanes)
+    counts = -(-mask.sum(axis=1) // chains)
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    column = np.zeros(int(start[-1]) * chains, np.int32)
+    value = np.zeros((int(start[-1]) * chains, lanes), np.float32)
+    for i in range(B):
+        columns = np.flatnonzero(mask[i])
+        at = int(start[i]) * chains
+        column[at : at + len(columns)] = columns
+        value[at : at + len(columns)] = blocks[i, columns]
+    return RowsTables(start, column, value, 0, int(mask.sum()))

@@ -1,0 +1,1 @@
+"""Graph -> plan: layouts, kernel selection, kernel calls, memory."""

@@ -1,0 +1,212 @@
+"""One weighted op of the graph with its fused tail, seen the same way whether or not it is fused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from sparsecc.errors import UnsupportedOpError
+from sparsecc.ir import fused_parts, is_fused
+from sparsecc.ir.edit import attribute_int, attribute_ints, constant_of
+from sparsecc.targets.kernels.conv_geometry import ConvGeometry
+from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
+from sparsecc.targets.lower.state import shape_of
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node of the graph: `anchor` does the work, `tail` is applied to its result."""
+
+    node: ir.Node
+    anchor: ir.Node
+    inputs: tuple[ir.Value | None, ...]
+    output: ir.Value
+    tail: tuple[ir.Node, ...]
+    binding: dict[ir.Value, ir.Value]
+
+    @property
+    def name(self) -> str:
+        return self.node.name or self.output.name or self.node.op_type
+
+
+def call_of(model: ir.Model, node: ir.Node) -> Call:
+    if not is_fused(node):
+        return Call(node, node, tuple(node.inputs), node.outputs[0], (), {})
+    parts = fused_parts(model, node)
+    inputs = tuple(None if v is None else parts.binding[v] for v in parts.anchor.inputs)
+    return Call(node, parts.anchor, inputs, node.outputs[0], tuple(parts.epilogue), parts.binding)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A tail as kernels take it.
+
+    Attributes:
+        epilogue: the ops.
+        bias: leading additions of per-row constants, summed; [rows] or None.
+        row_operands: [rows] arrays in pointer order.
+        tensors: values in pointer order, of the output's shape.
+    """
+
+    epilogue: Epilogue
+    bias: FloatArray | None
+    row_operands: tuple[FloatArray, ...]
+    tensors: tuple[ir.Value, ...]
+
+
+def tail_of(call: Call, rows: int) -> Tail:
+    """Translate a fused tail for a kernel whose output has `rows` rows (channels or features)."""
+    steps: dict[ir.Value, Operand] = {call.anchor.outputs[0]: Operand("step", 0)}
+    bias: FloatArray | None = None
+    row_operands: list[FloatArray] = []
+    tensors: list[ir.Value] = []
+    ops: list[EpilogueOp] = []
+    for node in call.tail:
+        operands: list[Operand] = []
+        constants: list[tuple[int, FloatArray]] = []
+        for position, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            if value in steps:
+                operands.append(steps[value])
+                continue
+            actual = call.binding.get(value, value)
+            array = constant_of(actual)
+            if array is None:
+                tensors.append(actual)
+                operands.append(Operand("tensor", len(tensors) - 1))
+            elif array.size == 1:
+                operands.append(Operand("constant", value=float(array.reshape(()))))
+            elif array.size == rows:
+                constants.append((position, array.reshape(rows).astype(np.float32)))
+                operands.append(Operand("row", len(row_operands) + len(constants) - 1))
+            else:
+                raise UnsupportedOpError(
+                    f"{call.name}: {node.op_type} takes a constant of {array.shape} for {rows} rows; "
+                    "compile without fuse-epilogues"
+                )
+        if node.op_type == "Add" and not ops and len(constants) == 1 and len(operands) == 2:
+            bias = constants[0][1] if bias is None else bias + constants[0][1]
+            steps[node.outputs[0]] = Operand("step", 0)
+            continue
+        row_operands += [array for _, array in constants]
+        attributes = _attributes(node)
+        if node.op_type == "Clip":
+            limits = _clip_limits(node, call)
+            operands, attributes = operands[:1], limits
+        ops.append(EpilogueOp(node.op_type, tuple(operands), attributes))
+        steps[node.outputs[0]] = Operand("step", len(ops))
+    return Tail(Epilogue(tuple(ops), len(row_operands), len(tensors)), bias, tuple(row_operands), tuple(tensors))
+
+
+def _attributes(node: ir.Node) -> tuple[tuple[str, float], ...]:
+    found: list[tuple[str, float]] = []
+    for name, attribute in sorted(node.attributes.items()):
+        if attribute.type == ir.AttributeType.FLOAT:
+            found.append((name, attribute.as_float()))
+        elif attribute.type == ir.AttributeType.STRING and attribute.as_string() == "tanh":
+            found.append(("tanh", 1.0))
+    return tuple(found)
+
+
+def _clip_limits(node: ir.Node, call: Call) -> tuple[tuple[str, float], ...]:
+    limits: list[tuple[str, float]] = []
+    for name, value in zip(("min", "max"), node.inputs[1:], strict=False):
+        if value is None:
+            continue
+        array = constant_of(call.binding.get(value, value))
+        if array is None:
+            raise UnsupportedOpError(f"{call.name}: Clip has a computed {name}; compile without fuse-epilogues")
+        limits.append((name, float(array.reshape(()))))
+    return tuple(limits)
+
+
+def conv_geometry(call: Call) -> ConvGeometry | None:
+    """The geometry of a 1-D or 2-D Conv with constant weights, None for other ranks or computed weights."""
+    x, w = call.inputs[0], constant_of(call.inputs[1])
+    if x is None or w is None or w.ndim not in (3, 4):
+        return None
+    in_shape, out_shape = shape_of(x), shape_of(call.output)
+    spatial = w.ndim - 2
+    kernel = tuple(int(k) for k in w.shape[2:])
+    stride = attribute_ints(call.anchor, "strides") or (1,) * spatial
+    dilation = attribute_ints(call.anchor, "dilations") or (1,) * spatial
+    pads = _pads(call.anchor, in_shape[2:], out_shape[2:], kernel, stride, dilation)
+    groups = attribute_int(call.anchor, "group", 1)
+
+    def pair(values: tuple[int, ...], missing: int) -> tuple[int, int]:
+        return (values[0], values[1]) if len(values) == 2 else (missing, values[0])
+
+    return ConvGeometry(
+        channels=in_shape[1],
+        out_channels=out_shape[1],
+        groups=groups,
+        size=pair(in_shape[2:], 1),
+        out_size=pair(out_shape[2:], 1),
+        kernel=pair(kernel, 1),
+        stride=pair(stride, 1),
+        dilation=pair(dilation, 1),
+        pad=pair(pads, 0),
+    )
+
+
+def _pads(
+    node: ir.Node,
+    size: tuple[int, ...],
+    out_size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Zeros before the first element of each axis, `auto_pad` resolved (ONNX, Conv)."""
+    attribute = node.attributes.get("auto_pad")
+    auto = "NOTSET" if attribute is None else attribute.as_string()
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        total = [
+            max(0, (o - 1) * s + d * (k - 1) + 1 - n)
+            for o, s, d, k, n in zip(out_size, stride, dilation, kernel, size, strict=True)
+        ]
+        return tuple(t // 2 if auto == "SAME_UPPER" else -(-t // 2) for t in total)
+    if auto == "VALID":
+        return (0,) * len(size)
+    pads = attribute_ints(node, "pads") or (0,) * (2 * len(size))
+    return tuple(pads[: len(size)])
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """A matrix product with constant weights as Y[..., m] = sum_k W[m, k] X[..., k] + bias[m]."""
+
+    matrix: FloatArray
+    bias: FloatArray | None
+    transposed_input: bool
+
+
+def linear_weights(call: Call) -> LinearWeights | None:
+    """The weights of a MatMul [.., K] x [K, M] or Gemm with a constant second operand, else None."""
+    w = constant_of(call.inputs[1]) if len(call.inputs) > 1 else None
+    if w is None or w.ndim != 2 or w.dtype != np.float32:
+        return None
+    if call.anchor.op_type == "MatMul":
+        return LinearWeights(np.ascontiguousarray(w.T), None, False)
+    alpha, beta = (_float(call.anchor, name, 1.0) for name in ("alpha", "beta"))
+    matrix = w if attribute_int(call.anchor, "transB", 0) else w.T
+    c = call.inputs[2] if len(call.inputs) > 2 else None
+    bias = None
+    if c is not None:
+        constant = constant_of(c)
+        if constant is None or constant.size not in (1, matrix.shape[0]):
+            return None
+        bias = np.broadcast_to(constant.reshape(-1), (matrix.shape[0],)) * np.float32(beta)
+    matrix = np.ascontiguousarray(matrix, np.float32) * np.float32(alpha)
+    return LinearWeights(matrix, bias, bool(attribute_int(call.anchor, "transA", 0)))
+
+
+def _float(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()

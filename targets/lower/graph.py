@@ -1,0 +1,179 @@
+"""The lowering of a graph for the cpu target: every node becomes kernel calls, a view, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.errors import UnsupportedOpError
+from sparsecc.ir.edit import constant_of
+from sparsecc.targets.layout import Layout
+from sparsecc.targets.lower.call import Call, call_of, conv_geometry, linear_weights
+from sparsecc.targets.lower.chains import Chain, find_chains
+from sparsecc.targets.lower.conv import lower_conv
+from sparsecc.targets.lower.linear import lower_linear
+from sparsecc.targets.lower.memory import Buffer, place
+from sparsecc.targets.lower.other import copy_to, lower_chain, lower_norm, lower_pool, lower_softmax, zero_halo
+from sparsecc.targets.lower.preference import Preferences
+from sparsecc.targets.lower.product import lower_product
+from sparsecc.targets.lower.regions import POOLS, PlaneRegions
+from sparsecc.targets.lower.state import LayerReport, Lowering, Machine, Pointer, Stored, dtype_of, shape_of
+from sparsecc.targets.lower.views import lower_view
+from sparsecc.targets.plan import Plan, Ref, Step, TensorSpec
+
+NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
+
+
+class GraphLowering:
+    """Lowers one model; `run` returns the plan without object files."""
+
+    def __init__(self, model: ir.Model, machine: Machine) -> None:
+        self.model = model
+        self.low = Lowering(model, machine)
+        self.regions = PlaneRegions(model, machine.lanes)
+        self.wishes = Preferences(model, self.regions, machine.lanes)
+        self.low.copier = copy_to
+        self.low.after_copy = self._zero_halo
+
+    def run(self, name: str, target: str, progress: Callable[[int, int], None] | None = None) -> Plan:
+        graph = self.model.graph
+        inputs = [_spec(value) for value in graph.inputs]
+        outputs = [_spec(value) for value in graph.outputs]
+        for index, (value, spec) in enumerate(zip(graph.inputs, inputs, strict=True)):
+            buffer = Buffer.at(Ref("input", index), spec.nbytes)
+            self.low.define(value, Stored(buffer, Layout.rows(spec.shape), spec.dtype))
+        units = find_chains(self.model)
+        for done, unit in enumerate(units):
+            self._lower(unit)
+            for output in unit.outputs:
+                self._zero_halo(output, None)
+            if progress is not None:
+                progress(done + 1, len(units))
+        for index, (value, spec) in enumerate(zip(graph.outputs, outputs, strict=True)):
+            self._write_output(value, spec, index)
+        return self._plan(name, target, inputs, outputs)
+
+    def _lower(self, unit: Chain) -> None:
+        node = unit.nodes[0]
+        if len(unit.nodes) > 1:
+            lower_chain(self.low, unit.nodes, self._layout_of)
+            return
+        call = call_of(self.model, node)
+        op = call.anchor.op_type
+        if call.anchor.domain not in ("", "ai.onnx"):
+            raise UnsupportedOpError(
+                f"op {node.domain}::{node.op_type} (node {call.name!r}) is not in the ONNX standard and has no kernel; "
+                "export the model without it"
+            )
+        if op == "Constant":
+            array = constant_of(node.outputs[0])
+            assert array is not None
+            self.low.define(node.outputs[0], self.low.constant(array))
+        elif op == "Conv" and (geometry := conv_geometry(call)) is not None:
+            lower_conv(self.low, self.regions, call, geometry)
+        elif op in ("MatMul", "Gemm") and (weights := linear_weights(call)) is not None:
+            lower_linear(self.low, call, weights)
+        elif op == "MatMul" and call.output.dtype == ir.DataType.FLOAT:
+            lower_product(self.low, call, self.wishes.of(call.output))
+        elif op in POOLS and lower_pool(self.low, node, self._layout_of):
+            pass
+        elif op == "Softmax" and lower_softmax(self.low, node, self._layout_of):
+            pass
+        elif op in NORMS and lower_norm(self.low, node, self._layout_of):
+            pass
+        elif not lower_view(self.low, node):
+            self._generic(call)
+
+    def _generic(self, call: Call) -> None:
+        if call.tail:
+            body = [call.anchor, *call.tail]
+            raise UnsupportedOpError(
+                f"fused node {call.name!r} ({' + '.join(n.op_type for n in body)}) has no kernel; "
+                "compile without fuse-epilogues"
+            )
+        lower_chain(self.low, [call.node], self._layout_of)
+
+    def _layout_of(self, value: ir.Value, source: Sequence[ir.Value]) -> Layout:
+        """The layout for an output: what its consumers wish, else that of an equally shaped operand, else rows."""
+        shape = shape_of(value)
+        wish = self.wishes.of(value)
+        if wish is not None:
+            return wish
+        for operand in source:
+            if constant_of(operand) is None and shape_of(operand) == shape and operand.dtype == value.dtype:
+                stored = self.low.any_version(operand)
+                if not stored.exact and _dense_enough(stored.layout, shape):
+                    return stored.layout
+        return Layout.rows(shape)
+
+    def _zero_halo(self, value: ir.Value, made: Stored | None) -> None:
+        planes = self.regions.planes(value)
+        if planes is None or not planes.zero:
+            return
+        layout = self.regions.layout(value)
+        for stored in self.low.versions(value) if made is None else [made]:
+            if stored.layout == layout and not stored.exact:
+                zero_halo(self.low, stored, shape_of(value), planes.spec, value.name or "")
+
+    def _write_output(self, value: ir.Value, spec: TensorSpec, index: int) -> None:
+        buffer = Buffer.at(Ref("output", index), spec.nbytes)
+        copy_to(self.low, self.low.any_version(value), spec.shape, Layout.rows(spec.shape), spec.name, into=buffer)
+
+    def _plan(self, name: str, target: str, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Plan:
+        buffers = {id(p.target): p.target for s in self.low.steps for p in s.pointers if isinstance(p.target, Buffer)}
+        arena = place(buffers.values())
+        steps = tuple(
+            Step(s.label, s.symbol, tuple(_resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind)
+            for s in self.low.steps
+        )
+        return Plan(
+            name=name,
+            target=target,
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            steps=steps,
+            arena_bytes=arena,
+            weights=self.low.weights,
+            objects={},
+            symbols=dict(self.low.signatures),
+            features=self.low.machine.features,
+            report={"layers": [_layer(layer) for layer in self.low.layers]},
+        )
+
+
+def _layer(layer: LayerReport) -> dict[str, object]:
+    return {
+        "name": layer.name,
+        "op": layer.op,
+        "shape": layer.shape,
+        "pattern": layer.pattern,
+        "zeros": round(layer.zeros, 4),
+        "kernel": layer.kernel,
+        "reason": layer.reason,
+        "predicted_seconds": layer.predicted_seconds,
+        "predicted_dense_seconds": layer.predicted_dense_seconds,
+        "steps": layer.steps,
+    }
+
+
+def _resolve(pointer: Pointer) -> Ref:
+    if isinstance(pointer.target, Buffer):
+        return pointer.target.ref(pointer.offset)
+    return Ref(pointer.target.space, pointer.target.index, pointer.target.offset + pointer.offset)
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    return TensorSpec(value.name or "", dtype_of(value), shape_of(value))
+
+
+def _dense_enough(layout: Layout, shape: tuple[int, ...]) -> bool:
+    """Whether writing the elements of a value in this layout writes each place once."""
+    sizes = sorted((abs(s), n) for s, n in zip(layout.strides, shape, strict=True) if n > 1)
+    reach = 1
+    for stride, n in sizes:
+        if stride < reach:
+            return False
+        reach = stride * (n - 1) + reach
+    return bool(np.prod(shape) <= layout.size)

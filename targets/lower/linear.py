@@ -1,0 +1,153 @@
+"""Linear layers (MatMul and Gemm with constant weights): feature-major for many columns, else lanes on rows."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.ir import encoding_of
+from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
+from sparsecc.targets.layout import Layout, round_up
+from sparsecc.targets.lower.call import Call, LinearWeights, Tail, tail_of
+from sparsecc.targets.lower.conv import residuals, row_operand_pointers, spmm_call
+from sparsecc.targets.lower.select import choose_rows, choose_spmm
+from sparsecc.targets.lower.state import LayerReport, Lowering, Stored, at_origin, base, shape_of
+
+FEW_COLUMNS = 8  # up to here lanes run along output rows
+
+
+def columns_of(shape: tuple[int, ...]) -> int:
+    return prod(shape[:-1])
+
+
+def few(shape: tuple[int, ...]) -> bool:
+    """Whether a linear layer on this input shape takes the form with lanes along rows."""
+    return columns_of(shape) <= FEW_COLUMNS
+
+
+def padded_rows(shape: tuple[int, ...], lanes: int) -> Layout:
+    """Row-major with the last dimension padded to whole vectors."""
+    last = round_up(shape[-1], lanes)
+    strides = [prod(shape[d + 1 : -1]) * last for d in range(len(shape) - 1)]
+    return Layout((*strides, 1), 0, prod(shape[:-1]) * last)
+
+
+def linear_layout(shape: tuple[int, ...], lanes: int) -> Layout:
+    """The layout in which a linear layer leaves a value of this shape."""
+    return padded_rows(shape, lanes) if few(shape) else Layout.features(shape, lanes)
+
+
+def lower_linear(low: Lowering, call: Call, weights: LinearWeights) -> None:
+    """Emit a linear layer."""
+    x_value, out = call.inputs[0], call.output
+    assert x_value is not None
+    shape, out_shape = shape_of(x_value), shape_of(out)
+    if weights.transposed_input:
+        shape = (shape[1], shape[0])
+    rows = weights.matrix.shape[0]
+    tail = tail_of(call, rows)
+    bias = np.zeros(round_up(rows, 16), np.float32)
+    for part in (weights.bias, tail.bias):
+        if part is not None:
+            bias[:rows] += part
+    y = low.buffer(linear_layout(out_shape, low.machine.lanes), "float32", out.name or "")
+    if few(shape):
+        _few_columns(low, call, weights, tail, bias, shape, y)
+    else:
+        _many_columns(low, call, weights, tail, bias, shape, y)
+    low.define(out, y)
+
+
+def _matrix_view(stored: Stored, shape: tuple[int, ...], transposed: bool) -> Layout | None:
+    """The [columns, K] view of an input."""
+    layout = stored.layout.transpose((1, 0)) if transposed else stored.layout
+    return layout.reshape(shape, (columns_of(shape), shape[-1]))
+
+
+def _require(low: Lowering, value: ir.Value, shape: tuple[int, ...], transposed: bool, unit: bool) -> Stored:
+    def accepts(s: Stored) -> bool:
+        view = _matrix_view(s, shape, transposed)
+        if view is None or s.dtype != "float32":
+            return False
+        return not unit or (not s.exact and view.strides[0] == 1)
+
+    def layout() -> Layout:
+        made = Layout.features(shape, low.machine.lanes) if unit else Layout.rows(shape)
+        return made.transpose((1, 0)) if transposed else made
+
+    return low.require(value, accepts, layout)
+
+
+def _few_columns(
+    low: Lowering, call: Call, weights: LinearWeights, tail: Tail, bias: np.ndarray, shape: tuple[int, ...], y: Stored
+) -> None:
+    x_value = call.inputs[0]
+    assert x_value is not None
+    V, N, matrix = low.machine.lanes, columns_of(shape), weights.matrix
+    x = _require(low, x_value, shape, weights.transposed_input, unit=False)
+    view = _matrix_view(x, shape, weights.transposed_input)
+    assert view is not None
+    choice = choose_rows(matrix, N, low.machine)
+    chains = choose_chains(N, matrix.shape[1], dense=choice.dense)
+    tables = pack_rows(matrix, V, chains, dense=choice.dense)
+    form = RowsForm(N, chains, choice.dense, V, tail.epilogue)
+    symbol = low.kernel("rows", form, lambda s: rows_kernel(form, s))
+    extra = residuals(low, tail, y.layout)
+    index_tables = [] if choice.dense else [tables.start, tables.column]
+    y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
+    step = low.step(
+        call.name, "rows", symbol,
+        [*low.pack(*index_tables, tables.value, _pad(bias, V, matrix.shape[0])), at_origin(x), at_origin(y),
+         *row_operand_pointers(low, tail), *map(at_origin, extra)],
+        [tables.runs, view.strides[1], view.strides[0], y_n, *(0 for _ in extra)],
+        -(-matrix.shape[0] // V),
+    )
+    label = f"{'dense' if choice.dense else f'sparse {V}x1'} lanes on rows, {N} columns"
+    reason = (
+        "dense streams the weights fastest for these zeros" if choice.dense
+        else f"predicted {choice.dense_seconds / choice.seconds:.2f} times as fast as dense"
+    )
+    _report(low, call, weights, N, label, reason, choice.seconds, choice.dense_seconds, step)
+
+
+def _pad(bias: np.ndarray, lanes: int, rows: int) -> np.ndarray:
+    return np.pad(bias, (0, max(0, round_up(rows, lanes) - bias.size)))
+
+
+def _many_columns(
+    low: Lowering, call: Call, weights: LinearWeights, tail: Tail, bias: np.ndarray, shape: tuple[int, ...], y: Stored
+) -> None:
+    x_value = call.inputs[0]
+    assert x_value is not None
+    V, matrix = low.machine.lanes, weights.matrix
+    x = _require(low, x_value, shape, weights.transposed_input, unit=True)
+    view = _matrix_view(x, shape, weights.transposed_input)
+    assert view is not None
+    vectors = -(-columns_of(shape) // V)
+    choice = choose_spmm(matrix, vectors, 1, low.machine, group_rows=matrix.shape[0], batch=1)
+    offsets = view.origin + np.arange(matrix.shape[1], dtype=np.int64) * view.strides[1]
+    symbol, tables, extent, counts = spmm_call(low, matrix, offsets, choice, vectors, 1, tail)
+    extra = residuals(low, tail, y.layout)
+    step = low.step(
+        call.name, "spmm", symbol,
+        [*tables, *low.pack(bias), base(x), base(y), *row_operand_pointers(low, tail), *map(base, extra)],
+        [*counts, y.layout.strides[-1], y.layout.origin, 0, 0, *(0 for _ in extra)],
+        extent,
+    )
+    _report(low, call, weights, columns_of(shape), choice.label, choice.reason, choice.seconds, choice.dense_seconds, step)
+
+
+def _report(
+    low: Lowering, call: Call, weights: LinearWeights, columns: int, kernel: str, reason: str, seconds: float,
+    dense_seconds: float, step: int,
+) -> None:
+    M, K = weights.matrix.shape
+    zeros = float(1 - np.count_nonzero(weights.matrix) / weights.matrix.size)
+    low.layers.append(
+        LayerReport(
+            call.name, call.anchor.op_type, f"{M}x{K} on {columns} columns", str(encoding_of(weights.matrix)), zeros,
+            kernel, reason, seconds, dense_seconds, [step],
+        )
+    )

@@ -1,0 +1,140 @@
+"""Which planes share one row pitch: values that convolutions and residual additions tie together.
+
+A stride-1 convolution over flattened planes writes output position p from input positions p + offset, so its
+input and output need one row pitch, wide enough for the zero columns that its shifted reads meet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx as nx
+import onnx_ir as ir
+
+from sparsecc.ir.edit import constant_of
+from sparsecc.targets.kernels.conv_geometry import ConvGeometry
+from sparsecc.targets.kernels.split import minimum_pitch
+from sparsecc.targets.layout import Layout, PlaneSpec
+from sparsecc.targets.lower.call import Call, call_of, conv_geometry
+from sparsecc.targets.lower.elementwise import ELEMENTWISE
+from sparsecc.targets.lower.state import shape_of
+
+POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
+
+
+@dataclass(frozen=True)
+class Planes:
+    """A value's region and whether its own zeros are read."""
+
+    spec: PlaneSpec
+    zero: bool
+
+
+class PlaneRegions:
+    """The plane layout of every value that has one."""
+
+    def __init__(self, model: ir.Model, lanes: int) -> None:
+        self._lanes = lanes
+        self._graph: nx.Graph[ir.Value] = nx.Graph()
+        self._zero: set[ir.Value] = set()
+        self._needs: dict[ir.Value, list[tuple[int, int, int, int]]] = {}
+        for node in model.graph:
+            self._visit(call_of(model, node))
+        self._planes = self._solve()
+
+    def planes(self, value: ir.Value) -> Planes | None:
+        return self._planes.get(value)
+
+    def layout(self, value: ir.Value) -> Layout | None:
+        found = self._planes.get(value)
+        return None if found is None else found.spec.layout(shape_of(value), self._lanes)
+
+    def _visit(self, call: Call) -> None:
+        op = call.anchor.op_type
+        x, y = call.inputs[0] if call.inputs else None, call.output
+        if x is None or not _is_planes(y):
+            return
+        if op == "Conv":
+            self._visit_conv(call, x, y)
+        elif op in POOLS:
+            if _is_planes(x):
+                self._add(x)
+            if y.shape is not None and shape_of(y)[2:] != (1, 1):
+                self._add(y)
+        elif call.node.domain == "" and _elementwise_planes(call):
+            operands = [v for v in call.inputs if v is not None and _is_planes(v) and v.shape == y.shape]
+            for operand in operands:
+                self._tie(operand, y)
+
+    def _visit_conv(self, call: Call, x: ir.Value, y: ir.Value) -> None:
+        g = conv_geometry(call)
+        if g is None or not _is_planes(x):
+            return
+        self._add(y)
+        if not x.is_graph_input():
+            self._add(x)
+        if not g.depthwise:
+            self._need(y, (minimum_pitch(g), 0, 0, 0))
+            if flat(g) and not x.is_graph_input():
+                self._tie(x, y)
+                if not g.pointwise and has_padding(g):
+                    low, high = g.shifts(0)
+                    left = max(g.shifts(1)[0], 0)
+                    below = max(high - (g.size[0] - g.out_size[0]), 0)
+                    self._need(x, (0, max(low, 0), below, max(left, g.shifts(1)[1], 0)))
+                    self._zero.add(x)
+        for node in call.tail:
+            for value in node.inputs:
+                actual = None if value is None else call.binding.get(value)
+                if actual is not None and constant_of(actual) is None:
+                    self._tie(actual, y)
+
+    def _add(self, value: ir.Value) -> None:
+        self._graph.add_node(value)
+
+    def _tie(self, a: ir.Value, b: ir.Value) -> None:
+        if not a.is_graph_input() and not b.is_graph_input():
+            self._graph.add_edge(a, b)
+
+    def _need(self, value: ir.Value, need: tuple[int, int, int, int]) -> None:
+        self._needs.setdefault(value, []).append(need)
+
+    def _solve(self) -> dict[ir.Value, Planes]:
+        result: dict[ir.Value, Planes] = {}
+        for component in nx.connected_components(self._graph):
+            needs = [need for value in component for need in self._needs.get(value, [])]
+            width = max(shape_of(value)[3] for value in component)
+            pitch, top, bottom, left = (max([0, *(n[i] for n in needs)]) for i in range(4))
+            zero = any(value in self._zero for value in component)
+            spec = PlaneSpec(max(width, pitch), top, bottom, left, zero)
+            for value in component:
+                result[value] = Planes(spec, value in self._zero)
+        return result
+
+
+def flat(g: ConvGeometry) -> bool:
+    """Whether the convolution can run over its input's own planes."""
+    return g.stride == (1, 1) and g.size[0] >= g.out_size[0] and g.size[1] >= g.out_size[1]
+
+
+def has_padding(g: ConvGeometry) -> bool:
+    """Whether some tap reads outside the input's rows or columns."""
+    for axis in (0, 1):
+        low, high = g.shifts(axis)
+        if low > 0 or g.out_size[axis] - 1 + high >= g.size[axis]:
+            return True
+    return False
+
+
+def _is_planes(value: ir.Value) -> bool:
+    return (
+        value.dtype == ir.DataType.FLOAT
+        and value.shape is not None
+        and value.shape.rank() == 4
+        and value.shape.is_static()
+        and constant_of(value) is None
+    )
+
+
+def _elementwise_planes(call: Call) -> bool:
+    return call.anchor.op_type in ELEMENTWISE

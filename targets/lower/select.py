@@ -1,0 +1,115 @@
+"""Which kernel form a layer with weights gets: every candidate is priced on the zeros that are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsecc.cost import SpmmShape, VectorMachine, rows_seconds, spmm_seconds
+from sparsecc.targets.kernels.spmm import block_mask, tile_classes
+from sparsecc.targets.lower.state import Machine
+
+FloatArray = npt.NDArray[np.float32]
+
+# (R, J) register tiles by vector registers; J is the widest tile. The first of a list is used dense.
+_TILES: dict[int, tuple[tuple[int, int], ...]] = {
+    32: ((8, 3), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),
+    16: ((4, 3), (4, 2), (2, 4), (1, 6), (1, 4)),
+}
+
+
+@dataclass(frozen=True)
+class SpmmChoice:
+    """A form for a layer and why.
+
+    Attributes:
+        rows, width: R and the widest J.
+        chunk: columns of a chunk.
+        dense: all columns are kept.
+        seconds, dense_seconds: predictions for this form and the best dense one.
+    """
+
+    rows: int
+    width: int
+    chunk: int
+    dense: bool
+    seconds: float
+    dense_seconds: float
+
+    @property
+    def label(self) -> str:
+        kind = "dense" if self.dense else "sparse"
+        return f"{kind} {self.rows}x1 tile {self.rows}x{self.width}"
+
+    @property
+    def reason(self) -> str:
+        if not self.dense:
+            return f"predicted {self.dense_seconds / self.seconds:.2f} times as fast as dense"
+        return "dense is predicted fastest for these zeros"
+
+
+def vector_machine(machine: Machine) -> VectorMachine:
+    return VectorMachine(machine.lanes, l1_bytes=machine.l1_bytes, l2_bytes=machine.l2_bytes)
+
+
+def choose_spmm(matrix: FloatArray, vectors: int, taps: int, machine: Machine, *, group_rows: int, batch: int) -> SpmmChoice:
+    """The cheapest form for [M, K] weights over `vectors` vectors of positions.
+
+    Args:
+        taps: kernel positions per channel, which share cache lines of X.
+        group_rows: output rows that share input channels; R divides it or it is a single group's M.
+    """
+    model = vector_machine(machine)
+    M, K = matrix.shape
+    candidates: list[SpmmChoice] = []
+    for R, J in _TILES[machine.registers]:
+        if group_rows != M and group_rows % R:
+            continue
+        widths, _ = tile_classes(vectors, J)
+        width = widths[0]
+        # neighbouring taps of a channel read overlapping vectors
+        column_bytes = width * machine.lanes * 4 * (1.0 if taps == 1 else 0.4)
+        fits = max(32, int(0.75 * machine.l1_bytes / column_bytes) // 16 * 16)
+        mask = block_mask(matrix, R)
+        for dense in (False, True):
+            live = np.ones_like(mask) if dense else mask
+            for chunk in {K, fits} if fits < K else {K}:
+                columns = min(chunk, K)
+                if K % columns and K % columns < columns // 2:
+                    columns = -(-K // -(-K // columns))
+                entries = mask.shape[0] * -(-K // columns)
+                used = columns * min(1.0, _density(live, columns))
+                shape = SpmmShape(R, width, entries, int(live.sum()), vectors, int(used), column_bytes, batch)
+                candidates.append(SpmmChoice(R, J, columns, dense, spmm_seconds(shape, model), 0.0))
+    dense_seconds = min((c.seconds for c in candidates if c.dense), default=0.0)
+    best = min(candidates, key=lambda c: (c.seconds, not c.dense))
+    if not best.dense and best.seconds > 0.97 * dense_seconds:
+        best = min((c for c in candidates if c.dense), key=lambda c: c.seconds)
+    return SpmmChoice(best.rows, best.width, best.chunk, best.dense, best.seconds, dense_seconds)
+
+
+def _density(mask: npt.NDArray[Any], columns: int) -> float:
+    """Share of columns of a chunk that any row block reads; nearly always 1."""
+    return float(mask.any(axis=0).mean())
+
+
+@dataclass(frozen=True)
+class RowsChoice:
+    """Dense or sparse for the kernel with lanes along rows."""
+
+    dense: bool
+    seconds: float
+    dense_seconds: float
+
+
+def choose_rows(matrix: FloatArray, columns: int, machine: Machine) -> RowsChoice:
+    """Dense or blocks of `lanes` x 1 for few columns."""
+    model = vector_machine(machine)
+    lanes = machine.lanes
+    row_blocks = -(-matrix.shape[0] // lanes)
+    dense = rows_seconds(row_blocks * matrix.shape[1], columns, lanes, model, dense=True)
+    sparse = rows_seconds(int(block_mask(matrix, lanes).sum()), columns, lanes, model, dense=False)
+    return RowsChoice(sparse > 0.97 * dense, min(sparse, dense), dense)

@@ -1,0 +1,207 @@
+"""What the lowering of one graph collects: buffers, stored values, kernels and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from sparsecc.errors import LoweringError
+from sparsecc.ir.edit import constant_of
+from sparsecc.targets.build import structural_name
+from sparsecc.targets.layout import Layout
+from sparsecc.targets.lower.memory import Buffer
+from sparsecc.targets.plan import Ref, Weights
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One copy of a value: where it lies and how. `exact` memory may not be read outside its elements."""
+
+    buffer: Buffer
+    layout: Layout
+    dtype: str
+
+    @property
+    def exact(self) -> bool:
+        return self.buffer.fixed is not None
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A pointer argument before memory is planned: bytes from a buffer's start, or a place in the weights."""
+
+    target: Buffer | Ref
+    offset: int = 0
+
+
+@dataclass
+class PendingStep:
+    """A step whose pointers still name buffers."""
+
+    label: str
+    kind: str
+    symbol: str
+    pointers: list[Pointer]
+    scalars: list[int]
+    extent: int
+
+
+@dataclass
+class LayerReport:
+    """What was decided for one node with weights, for the user."""
+
+    name: str
+    op: str
+    shape: str
+    pattern: str
+    zeros: float
+    kernel: str
+    reason: str
+    predicted_seconds: float
+    predicted_dense_seconds: float
+    steps: list[int] = field(default_factory=list[int])
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The vector machine that kernels are made for.
+
+    Attributes:
+        name: TVM's mcpu.
+        lanes: fp32 lanes of a vector register.
+        registers: vector registers.
+        features: CPU features needed, in the names of /proc/cpuinfo.
+    """
+
+    name: str
+    lanes: int
+    registers: int
+    features: tuple[str, ...]
+    l1_bytes: int = 32 * 1024
+    l2_bytes: int = 1024 * 1024
+
+
+class Lowering:
+    """The state of one lowering; the op modules add to it."""
+
+    def __init__(self, model: ir.Model, machine: Machine) -> None:
+        self.model = model
+        self.machine = machine
+        self.weights = Weights()
+        self.steps: list[PendingStep] = []
+        self.makers: dict[str, Callable[[], Any]] = {}
+        self.signatures: dict[str, tuple[int, int]] = {}
+        self.layers: list[LayerReport] = []
+        self._stored: dict[ir.Value, list[Stored]] = {}
+        self.copier: Callable[[Lowering, Stored, tuple[int, ...], Layout, str], Stored] | None = None
+        self.after_copy: Callable[[ir.Value, Stored], None] | None = None
+
+    # values
+    def define(self, value: ir.Value, stored: Stored) -> None:
+        """Record a copy of `value`; the newest with a given layout wins."""
+        self._stored.setdefault(value, []).append(stored)
+
+    def versions(self, value: ir.Value) -> list[Stored]:
+        found = self._stored.get(value)
+        if found is None:
+            array = constant_of(value)
+            if array is None:
+                raise LoweringError(f"value {value.name!r} is used before anything computes it")
+            found = [self.constant(array)]
+            self._stored[value] = found
+        return found
+
+    def constant(self, array: npt.NDArray[Any]) -> Stored:
+        """A constant in row-major layout."""
+        ref = self.weights.add(array)
+        return Stored(Buffer.at(ref, array.nbytes), Layout.rows(array.shape), str(array.dtype))
+
+    def any_version(self, value: ir.Value) -> Stored:
+        return self.versions(value)[0]
+
+    def require(
+        self, value: ir.Value, accepts: Callable[[Stored], bool], layout: Callable[[], Layout]
+    ) -> Stored:
+        """A copy of `value` that `accepts` likes; if there is none, one is made in `layout`."""
+        for stored in self.versions(value):
+            if accepts(stored):
+                return stored
+        assert self.copier is not None
+        made = self.copier(self, self.any_version(value), shape_of(value), layout(), value.name or "")
+        self.define(value, made)
+        if self.after_copy is not None:
+            self.after_copy(value, made)
+        return made
+
+    def buffer(self, layout: Layout, dtype: str, name: str) -> Stored:
+        """A new arena buffer for a value in `layout`."""
+        return Stored(Buffer(name, layout.size * np.dtype(dtype).itemsize), layout, dtype)
+
+    # kernels and steps
+    def kernel(self, prefix: str, form: object, make: Callable[[str], Any]) -> str:
+        """Register the kernel of a form; returns its symbol."""
+        symbol = structural_name(prefix, form)
+        self.makers.setdefault(symbol, lambda: make(symbol))
+        return symbol
+
+    def step(
+        self, label: str, kind: str, symbol: str, pointers: Sequence[Pointer], scalars: Sequence[int], extent: int
+    ) -> int:
+        """Append a kernel call; returns its index."""
+        signature = (len(pointers), len(scalars))
+        if self.signatures.setdefault(symbol, signature) != signature:
+            raise LoweringError(f"kernel {symbol} is called with two signatures")
+        index = len(self.steps)
+        for pointer in pointers:
+            if isinstance(pointer.target, Buffer):
+                pointer.target.touch(index)
+        for scalar in scalars:
+            if not -(2**31) <= scalar < 2**31:
+                raise LoweringError(f"{label} needs index {scalar}, which is beyond 32 bits; use a smaller batch")
+        self.steps.append(PendingStep(label, kind, symbol, list(pointers), [int(s) for s in scalars], int(extent)))
+        return index
+
+    def pack(self, *arrays: npt.NDArray[Any]) -> list[Pointer]:
+        """Put arrays into the weights file."""
+        return [Pointer(self.weights.add(a)) for a in arrays]
+
+
+def at_origin(stored: Stored) -> Pointer:
+    """A pointer to element (0, 0, ...)."""
+    return Pointer(stored.buffer, stored.layout.origin * stored.itemsize)
+
+
+def base(stored: Stored) -> Pointer:
+    """A pointer to the buffer's start; the kernel adds the origin."""
+    return Pointer(stored.buffer)
+
+
+def shape_of(value: ir.Value) -> tuple[int, ...]:
+    """The static shape.
+
+    Raises:
+        LoweringError: a dimension is not a number.
+    """
+    shape = value.shape
+    if shape is None or not shape.is_static():
+        raise LoweringError(
+            f"value {value.name!r} has no static shape; give the inputs' shapes with --shape name=1,3,224,224"
+        )
+    return tuple(int(d) for d in shape.dims)  # type: ignore[arg-type]
+
+
+def dtype_of(value: ir.Value) -> str:
+    """The numpy name of the element type."""
+    if value.dtype is None:
+        raise LoweringError(f"value {value.name!r} has no element type")
+    return str(value.dtype.numpy())
+

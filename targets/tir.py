@@ -1,0 +1,148 @@
+"""A small builder for lowered TIR: flat pointers, explicit vectors, plain C functions.
+
+Kernels whose loop extents depend on data cannot be vectorised by a schedule, and parsing TVMScript costs
+more than compiling it; so kernel families write their nodes through this builder. A built function takes
+pointers, int32 scalars and the range [begin, end) of its parallel extent, and returns 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import ir, tirx
+
+Expr = Any  # a TIR expression; TVM's operators are untyped
+_UNBOUNDED = 2**31 - 1
+
+
+def const(value: float, dtype: str = "int32") -> Expr:
+    """A scalar constant."""
+    return tirx.FloatImm(dtype, float(value)) if dtype.startswith("float") else tirx.IntImm(dtype, int(value))
+
+
+def vector_of(value: Expr, lanes: int) -> Expr:
+    """`value` in every lane."""
+    return tirx.Broadcast(value, lanes)
+
+
+def ramp(base: Expr, lanes: int) -> Expr:
+    """base, base + 1, ... base + lanes - 1."""
+    return tirx.Ramp(base if not isinstance(base, int) else const(base), const(1), lanes)
+
+
+class Pointer:
+    """A flat array, of any length, that a kernel reads or writes."""
+
+    def __init__(self, name: str, dtype: str) -> None:
+        self.dtype = dtype
+        self.var = tirx.Var(name + "_p", ir.PointerType(ir.PrimType(dtype), "global"))
+        self.buffer = tirx.decl_buffer((_UNBOUNDED,), dtype, name)
+
+    def __getitem__(self, index: Expr) -> Expr:
+        return tirx.BufferLoad(self.buffer, [index if not isinstance(index, int) else const(index)])
+
+    def vector(self, index: Expr, lanes: int) -> Expr:
+        """The `lanes` consecutive elements from `index` on."""
+        return self[index] if lanes == 1 else self[ramp(index, lanes)]
+
+
+class Register:
+    """A vector (or scalar) variable that LLVM keeps in a register."""
+
+    def __init__(self, name: str, lanes: int, dtype: str) -> None:
+        self.lanes, self.dtype = lanes, dtype
+        self.buffer = tirx.decl_buffer((lanes,), dtype, name, scope="global")
+
+    @property
+    def _index(self) -> Expr:
+        return const(0) if self.lanes == 1 else ramp(0, self.lanes)
+
+    @property
+    def value(self) -> Expr:
+        return tirx.BufferLoad(self.buffer, [self._index])
+
+    def store(self, value: Expr) -> Expr:
+        return tirx.BufferStore(self.buffer, value, [self._index])
+
+
+class KernelBuilder:
+    """Collects the parameters and statements of one kernel."""
+
+    def __init__(self) -> None:
+        self._pointers: list[Pointer] = []
+        self._scalars: list[Expr] = []
+        self._blocks: list[list[Expr]] = [[]]
+        self._names = 0
+        self.begin, self.end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
+
+    # parameters, in the order of the calls
+    def pointer(self, name: str, dtype: str = "float32") -> Pointer:
+        self._pointers.append(Pointer(name, dtype))
+        return self._pointers[-1]
+
+    def scalar(self, name: str) -> Expr:
+        self._scalars.append(tirx.Var(name, "int32"))
+        return self._scalars[-1]
+
+    # statements
+    def emit(self, statement: Expr) -> None:
+        self._blocks[-1].append(statement)
+
+    def store(self, pointer: Pointer, index: Expr, value: Expr, lanes: int = 1) -> None:
+        index = const(index) if isinstance(index, int) else index
+        self.emit(tirx.BufferStore(pointer.buffer, value, [index if lanes == 1 else ramp(index, lanes)]))
+
+    def register(self, value: Expr, lanes: int = 1, dtype: str = "float32") -> Register:
+        """A new variable holding `value`."""
+        self._names += 1
+        made = Register(f"r{self._names}", lanes, dtype)
+        self.emit(tirx.AllocBuffer(made.buffer))
+        self.emit(made.store(value))
+        return made
+
+    def set(self, register: Register, value: Expr) -> None:
+        self.emit(register.store(value))
+
+    @contextmanager
+    def loop(self, extent: Expr, start: Expr = 0) -> Iterator[Expr]:
+        """for i in [start, start + extent)."""
+        self._names += 1
+        var = tirx.Var(f"i{self._names}", "int32")
+        self._blocks.append([])
+        yield var
+        body = self._close()
+        start = const(start) if isinstance(start, int) else start
+        extent = const(extent) if isinstance(extent, int) else extent
+        self.emit(tirx.For(var, start, extent, tirx.ForKind.SERIAL, body))
+
+    @contextmanager
+    def branch(self, condition: Expr) -> Iterator[None]:
+        """if condition: ..."""
+        self._blocks.append([])
+        yield
+        self.emit(tirx.IfThenElse(condition, self._close(), None))
+
+    def _close(self) -> Expr:
+        block = self._blocks.pop()
+        return block[0] if len(block) == 1 else tirx.SeqStmt(block)
+
+    def function(self, symbol: str) -> tirx.PrimFunc:
+        """The finished kernel as a PrimFunc with a plain C signature."""
+        body: Sequence[Expr] = [
+            *(tirx.DeclBuffer(p.buffer, data=p.var) for p in self._pointers),
+            *self._blocks[0],
+        ]
+        return plain_function(
+            symbol, [*(p.var for p in self._pointers), *self._scalars, self.begin, self.end], tirx.SeqStmt(list(body))
+        )
+
+
+def plain_function(symbol: str, params: Sequence[Expr], body: Expr) -> tirx.PrimFunc:
+    """A PrimFunc that compiles to `int32_t symbol(params)`: device attributes around, 0 returned."""
+    for key, value in (("device_id", 0), ("device_type", 1)):
+        body = tirx.AttrStmt("default", key, const(value), body)
+    body = tirx.SeqStmt([body, tirx.Return(const(0))])
+    func = tirx.PrimFunc(list(params), body, ret_type=ir.PrimType("int32"))
+    return func.with_attr({"global_symbol": symbol, "tirx.noalias": True})

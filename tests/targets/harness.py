@@ -1,0 +1,95 @@
+"""Runs kernels as an artifact would: object -> shared library -> C calls on padded, canary-filled buffers."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+
+from sparsecc.targets.build import build_objects
+from sparsecc.targets.layout import Layout
+
+Array = npt.NDArray[Any]
+TARGET: dict[str, object] = {
+    "kind": "llvm",
+    "mcpu": tvm.get_global_func("tvm.codegen.llvm.GetHostCPUName")(),
+}
+GUARD = 1024  # canary elements on both sides of a buffer
+
+
+def load_kernels(makers: dict[str, Callable[[], Any]], version: str | None = None) -> dict[str, Any]:
+    """Compile and load kernels; `version` names a cache entry, None compiles anew."""
+    objects = build_objects(makers, TARGET, source_version=version or str(np.random.default_rng().integers(2**60)))
+    folder = Path(tempfile.mkdtemp())
+    paths: list[str] = []
+    for symbol, data in objects.items():
+        path = folder / f"{symbol}.o"
+        path.write_bytes(data)
+        paths.append(str(path))
+    library = folder / "kernels.so"
+    subprocess.run(["cc", "-shared", "-o", str(library), *paths, "-lm"], check=True)
+    loaded = ctypes.CDLL(str(library))
+    return {symbol: loaded[symbol] for symbol in objects}
+
+
+class Buffer:
+    """A strided tensor in memory with canaries wherever no element lies."""
+
+    def __init__(self, layout: Layout, shape: Sequence[int], dtype: Any, values: Array | None = None, canary: Any = None) -> None:
+        self.layout, self.shape, self.dtype = layout, tuple(shape), np.dtype(dtype)
+        self.canary = self._canary() if canary is None else canary
+        self.memory = np.full(layout.size + 2 * GUARD, self.canary, self.dtype)
+        self.elements = np.lib.stride_tricks.as_strided(
+            self.memory[GUARD + layout.origin :], self.shape, [s * self.dtype.itemsize for s in layout.strides]
+        )
+        if values is not None:
+            self.elements[...] = values
+
+    def _canary(self) -> Any:
+        return np.nan if self.dtype.kind == "f" else np.array(77).astype(self.dtype) if self.dtype.kind != "b" else True
+
+    @property
+    def pointer(self) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self.memory.ctypes.data + GUARD * self.dtype.itemsize)
+
+    def padding_intact(self) -> bool:
+        """Whether everything that is no element still holds the canary."""
+        left = self.memory.copy()
+        view = np.lib.stride_tricks.as_strided(left[GUARD + self.layout.origin :], self.shape, self.elements.strides)
+        view[...] = self.canary
+        return bool(np.array_equal(left, np.full_like(left, self.canary), equal_nan=self.dtype.kind == "f"))
+
+
+def call(function: Any, pointers: Sequence[Buffer | Array], scalars: Sequence[int], extent: int, seed: int = 0) -> None:
+    """Call a kernel on [0, extent) in a few random pieces, the last first."""
+    rng = np.random.default_rng(seed)
+    cuts = sorted({0, extent, *(int(c) for c in rng.integers(0, extent + 1, 3))})
+    for begin, end in reversed(list(zip(cuts[:-1], cuts[1:], strict=True))):
+        call_range(function, pointers, scalars, begin, end)
+
+
+def call_range(function: Any, pointers: Sequence[Buffer | Array], scalars: Sequence[int], begin: int, end: int) -> None:
+    """Call a kernel on [begin, end)."""
+    args: list[Any] = [p.pointer if isinstance(p, Buffer) else ctypes.c_void_p(p.ctypes.data) for p in pointers]
+    args += [ctypes.c_int32(s) for s in (*scalars, begin, end)]
+    status = function(*args)
+    assert status == 0
+
+
+def layouts_of(shape: Sequence[int], lanes: int = 16) -> Mapping[str, Layout]:
+    """A few layouts of one shape, padded ones included."""
+    from sparsecc.targets.layout import PlaneSpec
+
+    found = {"rows": Layout.rows(shape)}
+    if len(shape) > 1:
+        found["features"] = Layout.features(shape, lanes)
+    if len(shape) == 4:
+        found["planes"] = PlaneSpec(shape[3] + 1, 1, 1, 1, True).layout(shape, lanes)
+    return found
