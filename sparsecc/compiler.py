@@ -12,14 +12,16 @@ import onnx_ir as ir
 Progress = Callable[[str, int, int], None]
 
 
-def build_plan(model: ir.Model, *, target: str = "cpu", name: str = "model", progress: Progress | None = None) -> Any:
+def build_plan(
+    model: ir.Model, *, target: str = "cpu", name: str = "model", dense_only: bool = False, progress: Progress | None = None
+) -> Any:
     """Lower a prepared graph and compile its kernels."""
     from sparsecc.targets.build import build_objects
     from sparsecc.targets.cpu import machine_for, tvm_target
     from sparsecc.targets.lower.graph import GraphLowering
 
     machine = machine_for(target)
-    lowering = GraphLowering(model, machine)
+    lowering = GraphLowering(model, machine, dense_only=dense_only)
     plan = lowering.run(name, machine.name, None if progress is None else lambda d, t: progress("lower", d, t))
     objects = build_objects(
         lowering.low.makers,

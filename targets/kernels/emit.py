@@ -21,6 +21,8 @@ _NODES: dict[str, Any] = {
     "add": tirx.Add, "sub": tirx.Sub, "mul": tirx.Mul, "div": tirx.Div, "mod": tirx.Mod, "min": tirx.Min,
     "max": tirx.Max, "floordiv": tirx.FloorDiv, "floormod": tirx.FloorMod, "and": tirx.And, "or": tirx.Or,
     "eq": tirx.EQ, "ne": tirx.NE, "lt": tirx.LT, "le": tirx.LE, "gt": tirx.GT, "ge": tirx.GE,
+    "bitand": tirx.BitwiseAnd, "bitor": tirx.BitwiseOr, "bitxor": tirx.BitwiseXor, "bitnot": tirx.BitwiseNot,
+    "shl": tirx.LShift, "shr": tirx.RShift,
 }  # fmt: skip
 _IDENTITY = {"add": 0.0, "mul": 1.0}
 _LIBM = {"exp", "log", "sin", "cos", "sqrt", "fabs", "floor", "ceil", "trunc", "nearbyint", "pow", "log2", "log10"}
@@ -183,6 +185,9 @@ class Emitter:
             return Value(const(1.0, node.dtype), 1).at(lanes) / tirx.sqrt(args[0])
         if name == "round":
             return tirx.nearbyint(args[0])
+        if name in ("fabs", "abs"):
+            zero = Value(const(0, node.dtype), 1).at(lanes)
+            return tirx.Select(tirx.LT(args[0], zero), tirx.Sub(zero, args[0]), args[0])
         if name == "isnan":
             return tirx.NE(args[0], args[0])
         return getattr(tirx, name)(*args)

@@ -87,7 +87,7 @@ class Stage:
 _BINARY = {
     "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Mod": "mod", "FloorDiv": "floordiv",
     "FloorMod": "floormod", "Min": "min", "Max": "max", "And": "and", "Or": "or", "EQ": "eq", "NE": "ne",
-    "LT": "lt", "LE": "le", "GT": "gt", "GE": "ge",
+    "LT": "lt", "BitwiseAnd": "bitand", "BitwiseOr": "bitor", "BitwiseXor": "bitxor", "LShift": "shl", "RShift": "shr", "LE": "le", "GT": "gt", "GE": "ge",
 }  # fmt: skip
 _COMPARE = {"lt", "le", "gt", "ge", "eq", "ne"}
 
@@ -105,7 +105,7 @@ def children(e: Any) -> list[Any]:
         return [e.condition, e.true_value, e.false_value]
     if kind == "Cast":
         return [e.value]
-    return [e.a] if kind == "Not" else []
+    return [e.a] if kind in ("Not", "BitwiseNot") else []
 
 
 @dataclass
@@ -211,6 +211,8 @@ class _Scope:
         if kind == "Not":
             inner = self.value(e.a)
             return _bool(not inner.data) if inner.op == "const" else make("not", dtype, inner)
+        if kind == "BitwiseNot":
+            return make("bitnot", dtype, self.value(e.a))
         if kind == "Cast":
             inner = self.value(e.value)
             return inner if inner.dtype == dtype else make("cast", dtype, inner)

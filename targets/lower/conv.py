@@ -158,7 +158,8 @@ def _dense_or_sparse(
     vectors = -(-(g.out_size[0] * pitch) // V)
     taps_count = g.kernel[0] * g.kernel[1]
     choice = choose_spmm(
-        matrix, vectors, taps_count, low.machine, group_rows=g.out_channels // g.groups, batch=batch
+        matrix, vectors, taps_count, low.machine, group_rows=g.out_channels // g.groups, batch=batch,
+        dense_only=low.dense_only,
     )
     offsets = taps
     if g.groups > 1:

@@ -29,9 +29,9 @@ NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 class GraphLowering:
     """Lowers one model; `run` returns the plan without object files."""
 
-    def __init__(self, model: ir.Model, machine: Machine) -> None:
+    def __init__(self, model: ir.Model, machine: Machine, *, dense_only: bool = False) -> None:
         self.model = model
-        self.low = Lowering(model, machine)
+        self.low = Lowering(model, machine, dense_only=dense_only)
         self.regions = PlaneRegions(model, machine.lanes)
         self.wishes = Preferences(model, self.regions, machine.lanes)
         self.low.copier = copy_to

@@ -89,7 +89,7 @@ def _few_columns(
     x = _require(low, x_value, shape, weights.transposed_input, unit=False)
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
-    choice = choose_rows(matrix, N, low.machine)
+    choice = choose_rows(matrix, N, low.machine, dense_only=low.dense_only)
     chains = choose_chains(N, matrix.shape[1], dense=choice.dense)
     tables = pack_rows(matrix, V, chains, dense=choice.dense)
     form = RowsForm(N, chains, choice.dense, V, tail.epilogue)
@@ -126,7 +126,7 @@ def _many_columns(
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
     vectors = -(-columns_of(shape) // V)
-    choice = choose_spmm(matrix, vectors, 1, low.machine, group_rows=matrix.shape[0], batch=1)
+    choice = choose_spmm(matrix, vectors, 1, low.machine, group_rows=matrix.shape[0], batch=1, dense_only=low.dense_only)
     offsets = view.origin + np.arange(matrix.shape[1], dtype=np.int64) * view.strides[1]
     symbol, tables, extent, counts = spmm_call(low, matrix, offsets, choice, vectors, 1, tail)
     extra = residuals(low, tail, y.layout)

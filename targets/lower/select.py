@@ -55,11 +55,14 @@ def vector_machine(machine: Machine) -> VectorMachine:
     return VectorMachine(machine.lanes, l1_bytes=machine.l1_bytes, l2_bytes=machine.l2_bytes)
 
 
-def choose_spmm(matrix: FloatArray, vectors: int, taps: int, machine: Machine, *, group_rows: int, batch: int) -> SpmmChoice:
+def choose_spmm(
+    matrix: FloatArray, vectors: int, taps: int, machine: Machine, *, group_rows: int, batch: int, dense_only: bool
+) -> SpmmChoice:
     """The cheapest form for [M, K] weights over `vectors` vectors of positions.
 
     Args:
         taps: kernel positions per channel, which share cache lines of X.
+        dense_only: consider dense forms only.
         group_rows: output rows that share input channels; R divides it or it is a single group's M.
     """
     model = vector_machine(machine)
@@ -74,7 +77,7 @@ def choose_spmm(matrix: FloatArray, vectors: int, taps: int, machine: Machine, *
         column_bytes = width * machine.lanes * 4 * (1.0 if taps == 1 else 0.4)
         fits = max(32, int(0.75 * machine.l1_bytes / column_bytes) // 16 * 16)
         mask = block_mask(matrix, R)
-        for dense in (False, True):
+        for dense in (True,) if dense_only else (False, True):
             live = np.ones_like(mask) if dense else mask
             for chunk in {K, fits} if fits < K else {K}:
                 columns = min(chunk, K)
@@ -105,11 +108,13 @@ class RowsChoice:
     dense_seconds: float
 
 
-def choose_rows(matrix: FloatArray, columns: int, machine: Machine) -> RowsChoice:
+def choose_rows(matrix: FloatArray, columns: int, machine: Machine, *, dense_only: bool) -> RowsChoice:
     """Dense or blocks of `lanes` x 1 for few columns."""
     model = vector_machine(machine)
     lanes = machine.lanes
     row_blocks = -(-matrix.shape[0] // lanes)
     dense = rows_seconds(row_blocks * matrix.shape[1], columns, lanes, model, dense=True)
     sparse = rows_seconds(int(block_mask(matrix, lanes).sum()), columns, lanes, model, dense=False)
-    return RowsChoice(sparse > 0.97 * dense, min(sparse, dense), dense)
+    if dense_only or sparse > 0.97 * dense:
+        return RowsChoice(True, dense, dense)
+    return RowsChoice(False, sparse, dense)

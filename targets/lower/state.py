@@ -93,8 +93,9 @@ class Machine:
 class Lowering:
     """The state of one lowering; the op modules add to it."""
 
-    def __init__(self, model: ir.Model, machine: Machine) -> None:
+    def __init__(self, model: ir.Model, machine: Machine, *, dense_only: bool = False) -> None:
         self.model = model
+        self.dense_only = dense_only
         self.machine = machine
         self.weights = Weights()
         self.steps: list[PendingStep] = []

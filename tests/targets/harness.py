@@ -45,7 +45,11 @@ class Buffer:
     def __init__(self, layout: Layout, shape: Sequence[int], dtype: Any, values: Array | None = None, canary: Any = None) -> None:
         self.layout, self.shape, self.dtype = layout, tuple(shape), np.dtype(dtype)
         self.canary = self._canary() if canary is None else canary
-        self.memory = np.full(layout.size + 2 * GUARD, self.canary, self.dtype)
+        size = layout.size + 2 * GUARD
+        raw = np.empty((size + 64) * self.dtype.itemsize, np.uint8)
+        start = -raw.ctypes.data % 64
+        self.memory = raw[start : start + size * self.dtype.itemsize].view(self.dtype)
+        self.memory[:] = self.canary
         self.elements = np.lib.stride_tricks.as_strided(
             self.memory[GUARD + layout.origin :], self.shape, [s * self.dtype.itemsize for s in layout.strides]
         )
