@@ -1,4 +1,4 @@
-"""What a pass is: a frozen dataclass whose fields are its options and whose `apply` changes a model in place."""
+"""What a pass is: a frozen dataclass; its fields are its options and `apply` changes a model in place."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """Base of all passes. Fields of a subclass are its options, of type bool, int, float, str or tuple[str, ...].
+    """Base of all passes; the fields of a subclass are its options: bool, int, float, str or tuple[str, ...].
 
     Class attributes:
         name: as in a pipeline spec.

@@ -33,7 +33,7 @@ from sparsecc.passes.base import Context, Pass, PassResult
 ANCHORS = ("Conv", "ConvTranspose", "Gemm", "BatchNormalization")
 
 
-class NotFoldable(Exception):
+class NotFoldableError(Exception):
     """Why an affine node cannot be folded, as (code, sentence)."""
 
     def __init__(self, code: str, sentence: str) -> None:
@@ -79,7 +79,7 @@ class FoldBatchNorm(Pass):
                     if affine is None:
                         break
                     _absorb(anchor, affine, taken)
-                except NotFoldable as reason:
+                except NotFoldableError as reason:
                     refusals.append(
                         Refusal(f"{node_text(node)} stays: {reason}", node.name or node.op_type, reason.code)
                     )
@@ -93,7 +93,7 @@ class FoldBatchNorm(Pass):
                 try:
                     _split(node, taken)
                     split += 1
-                except NotFoldable as reason:
+                except NotFoldableError as reason:
                     refusals.append(
                         Refusal(f"{node_text(node)} stays: {reason}", node.name or node.op_type, reason.code)
                     )
@@ -105,7 +105,7 @@ def _affine(node: ir.Node, value: ir.Value) -> Affine | None:
     """The per-channel map that `node` applies to `value`; None for any other op.
 
     Raises:
-        NotFoldable: a batch norm whose statistics are not constant.
+        NotFoldableError: a batch norm whose statistics are not constant.
     """
     channels, axis, rank = _channels(value)
     if node.domain != "" or channels is None:
@@ -153,9 +153,9 @@ def _batch_norm(node: ir.Node) -> Affine:
     arrays = [constant_of(value) for value in node.inputs[1:5]]
     gamma, beta, mean, variance = (None if a is None else a.astype(np.float64) for a in arrays)
     if gamma is None or beta is None or mean is None or variance is None:
-        raise NotFoldable("not-constant", "its scale, bias, mean or variance is not constant")
+        raise NotFoldableError("not-constant", "its scale, bias, mean or variance is not constant")
     if len(node.outputs) > 1 and any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
-        raise NotFoldable("training", "its running statistics are used")
+        raise NotFoldableError("training", "its running statistics are used")
     scale = gamma / np.sqrt(variance + attribute_float(node, "epsilon", 1e-5))
     return Affine(scale, beta - mean * scale)
 
@@ -173,7 +173,9 @@ def _absorb(anchor: ir.Node, affine: Affine, taken: set[str]) -> None:
     if len(anchor.inputs) > 2 and anchor.inputs[2] is not None:
         found = per_channel(_own_constant(anchor, 2), len(bias), 1, 2)
         if found is None:
-            raise NotFoldable("bias-shape", f"the bias of {node_text(anchor)} is not one number per channel")
+            raise NotFoldableError(
+                "bias-shape", f"the bias of {node_text(anchor)} is not one number per channel"
+            )
         bias = found * (attribute_float(anchor, "beta", 1.0) if anchor.op_type == "Gemm" else 1.0)
     if anchor.op_type == "Gemm" and "beta" in anchor.attributes:
         del anchor.attributes["beta"]
@@ -198,16 +200,16 @@ def _own_constant(anchor: ir.Node, index: int) -> np.ndarray:
     value = anchor.inputs[index]
     array = constant_of(value)
     if value is None or array is None or not value.is_initializer():
-        raise NotFoldable("not-constant", f"input {index} of {node_text(anchor)} is not an initializer")
+        raise NotFoldableError("not-constant", f"input {index} of {node_text(anchor)} is not an initializer")
     if index == 1 and len(value.uses()) > 1 and anchor.op_type != "BatchNormalization":
-        raise NotFoldable(
+        raise NotFoldableError(
             "shared", f"weight {value.name} of {node_text(anchor)} is used {len(value.uses())} times"
         )
     return array.astype(np.float64)
 
 
 def _write(anchor: ir.Node, index: int, array: np.ndarray, taken: set[str]) -> None:
-    """Put float values into an input, in place if the initializer is the node's own, else under a new name."""
+    """Put values into an input: in place if nothing else reads the initializer, else under a new name."""
     value = anchor.inputs[index] if index < len(anchor.inputs) else None
     weight = anchor.inputs[1]
     dtype = np.float32 if weight is None or weight.dtype is None else weight.dtype.numpy()
@@ -241,9 +243,9 @@ def _split(node: ir.Node, taken: set[str]) -> None:
     affine = _batch_norm(node)
     source, output = node.inputs[0], node.outputs[0]
     if source is None or output.shape is None:
-        raise NotFoldable("no-rank", "the rank of its input is unknown")
+        raise NotFoldableError("no-rank", "the rank of its input is unknown")
     if source.dtype != ir.DataType.FLOAT:
-        raise NotFoldable("type", "only float32 is split")
+        raise NotFoldableError("type", "only float32 is split")
     graph = owner_graph(node)
     shape = (-1, *(1,) * (len(output.shape) - 2))
     values: list[ir.Value] = []

@@ -234,14 +234,14 @@ def _zero_like(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def _key(model: ir.Model, node: ir.Node) -> object:
-    """Equal for nodes of the main graph that rearrange the same constant alike, so that they share the result."""
+    """Equal for nodes of the main graph that transpose the same constant alike, to share the result."""
     if node.op_type != "Transpose" or owner_graph(node) is not model.graph:
         return None
     return node.inputs[0], attribute_ints(node, "perm")
 
 
 def _replace(node: ir.Node, results: list[np.ndarray], taken: set[str]) -> list[ir.Value]:
-    """Put initializers in place of the node's outputs; parameters keep their names where their last use goes."""
+    """Put initializers in place of outputs; a parameter keeps its name where its last use goes."""
     origin = _parameter_of(node)
     graph = owner_graph(node)
     sole = origin is not None and not is_output(origin) and len(origin.uses()) == 1
@@ -264,9 +264,7 @@ def _replace(node: ir.Node, results: list[np.ndarray], taken: set[str]) -> list[
         else:
             taken.discard(wanted)
             output.name = None
-        value = add_initializer(
-            graph, fresh_name(taken, wanted), np.asarray(array, order="C")
-        )
+        value = add_initializer(graph, fresh_name(taken, wanted), np.asarray(array, order="C"))
         if origin is not None:
             inherit(value, origin)
             record_transform(value, _transform_text(node, array))

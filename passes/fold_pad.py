@@ -21,8 +21,8 @@ from sparsecc.passes.base import Context, Pass, PassResult
 class FoldPad(Pass):
     """Add the pads of a Pad by zeros to those of the Conv that reads it.
 
-    The Pad goes when all its readers have taken it in. Other modes, other values than zero, negative pads, and
-    padding of the batch or channel axis are refusals.
+    The Pad goes when all its readers have taken it in. Other modes, other values than zero, negative pads,
+    and padding of the batch or channel axis are refusals.
     """
 
     name: ClassVar[str] = "fold-pad"

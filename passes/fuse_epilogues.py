@@ -104,7 +104,9 @@ def _next(group: Group, claimed: set[ir.Node]) -> list[ir.Node] | Stop:
             return gate
     if len(readers) != 1:
         fusible = any(reader.op_type in UNARY | BINARY | {"Clip"} for reader in readers)
-        text = f"{value.name} is read by {len(readers)} nodes, so the tail of {node_text(group.nodes[0])} ends there"
+        text = (
+            f"{value.name} has {len(readers)} readers, so the tail of {node_text(group.nodes[0])} ends there"
+        )
         return Stop(text, "multiple-consumers" if fusible else "")
     (node,) = readers
     if node.domain != "":
@@ -163,7 +165,7 @@ def _binary(group: Group, node: ir.Node, value: ir.Value) -> list[ir.Node] | Sto
 
 
 def _along_channels(anchor: ir.Node, shape: tuple[int, ...], output: ir.Shape) -> bool:
-    """Whether a constant broadcasts along the output channels only: axis 1 of Conv, the last of MatMul, Gemm."""
+    """Whether a constant broadcasts along the channels only: axis 1 of Conv, the last of MatMul, Gemm."""
     rank = len(output)
     axis = 1 if anchor.op_type == "Conv" else rank - 1
     dims = (1,) * (rank - len(shape)) + tuple(shape)

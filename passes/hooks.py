@@ -1,4 +1,4 @@
-"""What watches a pipeline: verifying, comparing numbers, timing, printing and dumping, never code in a pass."""
+"""What watches a pipeline: verify, compare numbers, time, print and dump; never code inside a pass."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class CompareNumerics(Hook):
             difference = relative_difference(found, self._reference[name])
             if not difference <= self.tolerance:
                 raise VerificationError(
-                    f"after {item.name}: output {name} differs by {difference:.3g} relative to its largest value, "
-                    f"more than {self.tolerance:g}"
+                    f"after {item.name}: output {name} differs by {difference:.3g} relative to its largest "
+                    f"value, more than {self.tolerance:g}"
                 )
 
 
@@ -132,4 +132,5 @@ def relative_difference(found: np.ndarray, reference: np.ndarray) -> float:
     if found.size == 0 or np.array_equal(found, reference):
         return 0.0
     difference = np.abs(found.astype(np.float64) - reference.astype(np.float64)).max()
-    return float(difference / max(np.abs(reference.astype(np.float64)).max(), 1e-12))
+    largest = np.abs(reference.astype(np.float64)).max()
+    return float(difference / largest) if largest else float("inf")

@@ -12,7 +12,10 @@ from sparsecc.passes.base import Context, Pass, PassReport
 from sparsecc.passes.hooks import Hook
 from sparsecc.passes.spec import parse_passes, print_pass
 
-COMPILE_PIPELINE = "fold-constants,drop-dead,recognize-ops,fold-batch-norm,fold-pad,drop-dead,fuse-epilogues"
+COMPILE_PIPELINE = (
+    "fold-constants,drop-dead,resolve-sequences,recognize-ops,simplify-layout,simplify-attention,"
+    "fold-batch-norm,fold-pad,fuse-epilogues,drop-dead"
+)
 """What `compile` runs on a graph with static shapes before it chooses kernels."""
 
 

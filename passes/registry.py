@@ -14,6 +14,9 @@ PASSES: dict[str, str] = {
     "fold-pad": "fold_pad:FoldPad",
     "fuse-epilogues": "fuse_epilogues:FuseEpilogues",
     "recognize-ops": "recognize_ops:RecognizeOps",
+    "resolve-sequences": "resolve_sequences:ResolveSequences",
+    "simplify-attention": "simplify_attention:SimplifyAttention",
+    "simplify-layout": "simplify_layout:SimplifyLayout",
     "sparsify": "sparsify:Sparsify",
     "specialize-shapes": "specialize_shapes:SpecializeShapes",
 }

@@ -1,33 +1,191 @@
-"""`compile`: passes, lowering, kernels, artifact, measurement."""
+"""`compile`: source -> graph -> passes -> plan -> kernels -> measurement -> artifact."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import onnx_ir as ir
+from sparsecc.arrays import random_arrays
+from sparsecc.artifact.host import host_features, host_machine
+from sparsecc.artifact.load import load, read_artifact
+from sparsecc.artifact.manifest import Manifest, TensorInfo
+from sparsecc.artifact.pack import check_target, write_artifact
+from sparsecc.measurement import Trial, measure, slower_layers, with_measurements
+from sparsecc.report import CompileReport, LayerLine, PassLine, render_html
+from sparsecc.report.compile_report import layer_lines
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from sparsecc.artifact.session import Session
+    from sparsecc.passes.base import Context
+    from sparsecc.passes.hooks import Hook
+    from sparsecc.passes.pipeline import Pipeline
+    from sparsecc.targets.plan import Plan, TensorSpec
 
 Progress = Callable[[str, int, int], None]
+"""Called with a phase's name, how much of it is done, and how much there is."""
+
+REPORT = "report.html"
+ROUNDS = 2
+"""How often layers that measured slower than dense are made dense and all is measured again."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled model on disk.
+
+    Attributes:
+        path: its folder or archive.
+        manifest: all that is known about it without running it.
+        report: what became of each layer.
+    """
+
+    path: Path
+    manifest: Manifest
+    report: CompileReport
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def load(self, threads: int | None = None) -> Session:
+        """Open it for running; see `sparsecc.load`."""
+        return load(self.path, threads)
+
+
+def compile(
+    source: object,
+    target: str = "cpu",
+    out: str | os.PathLike[str] = "model.scc",
+    *,
+    example_inputs: object = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    passes: str | Pipeline | None = None,
+    name: str = "model",
+    archive: bool = False,
+    embed: bool = False,
+    overwrite: bool = False,
+    measure: bool = True,
+    compiler: str | None = None,
+    hooks: Sequence[Hook] = (),
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile a model to an artifact.
+
+    Args:
+        source: an onnx_ir.Model, or anything that `sparsecc.capture` takes; not changed.
+        target: `cpu` (or `host`) for this machine, or a name that `sparsecc targets` lists.
+        out: the folder to make, or the file with `archive`.
+        example_inputs: for PyTorch modules, as for `sparsecc.capture`.
+        shapes: input name -> dims, for inputs with symbolic dimensions.
+        passes: what runs before the compile pipeline, such as `sparsify{pattern=4x1 sparsity=0.8}`.
+        name: prefix of the library's C symbols.
+        archive: write one file instead of a folder.
+        embed: put the weights into the library instead of a file beside it.
+        overwrite: replace an artifact at `out`; anything else there is never touched.
+        measure: time each layer against its dense kernel on this machine, and keep it dense where that is
+            faster; needs a target that this machine can run.
+        compiler: C compiler command or "zig"; None looks for one.
+        hooks: watch the passes.
+        progress: told about every phase.
+
+    Raises:
+        UsageError: arguments that do not exist or contradict each other, or `out` may not be replaced.
+        CaptureError, UnsupportedOpError, VerificationError: the model, see `sparsecc.capture`.
+        LoweringError: the graph cannot be lowered, linked or written.
+    """
+    from sparsecc.capture import capture
+    from sparsecc.ir.verify import check
+    from sparsecc.sparsifier import zeros_of
+
+    check_target(Path(os.path.abspath(out)), overwrite)
+    clock = _Clock(progress)
+    builder = _Builder(target, name, compiler, clock)
+    pipelines = _pipelines(shapes, passes)
+    with clock.phase("capture"):
+        model = capture(source, example_inputs, shapes=shapes)
+    with clock.phase("passes"):
+        ctx = pipelines[0].run(model, hooks=hooks)
+        _, zeros, weights = zeros_of(model)
+        ctx = pipelines[1].run(model, ctx, hooks=hooks)
+        check(model)
+    with tempfile.TemporaryDirectory(prefix="sparsecc-") as folder:
+        chosen = builder.choose(model, Path(folder), measure=measure)
+    report = CompileReport(
+        target=target if target == chosen.plan.target else f"{target} ({chosen.plan.target})",
+        weights=weights,
+        zeros=zeros,
+        layers=chosen.layers,
+        refusals=tuple(ctx.refusals),
+        passes=_pass_lines(ctx),
+        phases=clock.phases,
+        measured_seconds=chosen.seconds,
+        measured_dense_seconds=chosen.dense_seconds,
+        notes=chosen.notes,
+    )
+    plan = chosen.plan
+    plan.passes = ",".join(map(str, pipelines))
+    plan.report = report.to_json()
+    signature = f"{', '.join(map(_spec_text, plan.inputs))} → {', '.join(map(_spec_text, plan.outputs))}"
+    page = render_html(
+        report, name, signature, weights_bytes=plan.weights.nbytes, arena_bytes=plan.arena_bytes
+    )
+    with clock.phase("write"):
+        path = write_artifact(
+            plan,
+            out,
+            archive=archive,
+            embed=embed,
+            overwrite=overwrite,
+            compiler=compiler,
+            extra_files={REPORT: page.encode()},
+        )
+    manifest, _ = read_artifact(path)
+    return Artifact(path, manifest, report)
 
 
 def build_plan(
-    model: ir.Model, *, target: str = "cpu", name: str = "model", dense_only: bool = False, progress: Progress | None = None
-) -> Any:
-    """Lower a prepared graph and compile its kernels."""
+    model: ir.Model,
+    *,
+    target: str = "cpu",
+    name: str = "model",
+    dense_only: bool = False,
+    dense_layers: frozenset[str] = frozenset(),
+    progress: Progress | None = None,
+) -> Plan:
+    """Lower a graph that went through the compile pipeline, and compile its kernels.
+
+    Args:
+        model: with static shapes; not changed.
+        target: as for `compile`.
+        name: prefix of the library's C symbols.
+        dense_only: use dense kernels whatever the zeros.
+        dense_layers: use dense kernels for these layers.
+        progress: told about lowering and kernels.
+
+    Raises:
+        UsageError: no such target.
+        LoweringError, UnsupportedOpError: the graph cannot be lowered.
+    """
     from sparsecc.targets.build import build_objects
     from sparsecc.targets.cpu import machine_for, tvm_target
     from sparsecc.targets.lower.graph import GraphLowering
 
     machine = machine_for(target)
-    lowering = GraphLowering(model, machine, dense_only=dense_only)
-    plan = lowering.run(name, machine.name, None if progress is None else lambda d, t: progress("lower", d, t))
+    lowering = GraphLowering(model, machine, dense_only=dense_only, dense_layers=dense_layers)
+    plan = lowering.run(name, machine.name, _part(progress, "lower"))
     objects = build_objects(
         lowering.low.makers,
         tvm_target(machine),
         source_version=generator_version(),
-        progress=None if progress is None else lambda d, t: progress("kernels", d, t),
+        progress=_part(progress, "kernels"),
     )
     plan.objects = {f"{symbol}.o": data for symbol, data in objects.items()}
     return plan
@@ -42,3 +200,134 @@ def generator_version() -> str:
     for path in sorted([*folder.glob("*.py"), *folder.glob("kernels/*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The plan to write, and what was measured on the way to it."""
+
+    plan: Plan
+    layers: tuple[LayerLine, ...]
+    seconds: float | None = None
+    dense_seconds: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Clock:
+    """Seconds by phase, and the user's progress."""
+
+    progress: Progress | None
+    phases: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a block; a phase that comes again adds up."""
+        self.tell(name, 0, 1)
+        start = time.perf_counter()
+        yield
+        self.phases[name] = round(self.phases.get(name, 0.0) + time.perf_counter() - start, 3)
+        self.tell(name, 1, 1)
+
+    def tell(self, name: str, done: int, total: int) -> None:
+        """Report progress."""
+        if self.progress is not None:
+            self.progress(name, done, total)
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds plans of one model and decides between them."""
+
+    target: str
+    name: str
+    compiler: str | None
+    clock: _Clock
+
+    def choose(self, model: ir.Model, folder: Path, *, measure: bool) -> _Chosen:
+        """The plan that is never slower than dense, as far as this machine can tell."""
+        plan = self._build(model)
+        if not measure:
+            return _Chosen(plan, layer_lines(plan.report["layers"]), notes=("Nothing was measured.",))
+        missing = [feature for feature in plan.features if feature not in host_features()]
+        if missing or not host_machine().startswith("x86_64-"):
+            note = f"Nothing was measured: this machine cannot run the target, it lacks {', '.join(missing)}."
+            return _Chosen(plan, layer_lines(plan.report["layers"]), notes=(note,))
+        with ExitStack() as stack:
+            return self._measured(model, plan, folder, stack)
+
+    def _build(
+        self, model: ir.Model, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()
+    ) -> Plan:
+        with self.clock.phase("lower and compile kernels"):
+            return build_plan(
+                model,
+                target=self.target,
+                name=self.name,
+                dense_only=dense_only,
+                dense_layers=dense_layers,
+                progress=self.clock.progress,
+            )
+
+    def _trial(self, plan: Plan, path: Path, stack: ExitStack) -> Trial:
+        trial = Trial(plan, path, self.compiler)
+        stack.callback(trial.close)
+        return trial
+
+    def _measured(self, model: ir.Model, plan: Plan, folder: Path, stack: ExitStack) -> _Chosen:
+        inputs = random_arrays([TensorInfo(s.name, s.dtype, s.shape) for s in plan.inputs])
+        dense_plan = self._build(model, dense_only=True)
+        if dense_plan.steps == plan.steps:  # no layer has a sparse kernel
+            with self.clock.phase("measure"):
+                (only,) = measure([self._trial(plan, folder / "plan.scc", stack)], inputs)
+            return _Chosen(plan, with_measurements(only, only, {}), only.seconds, only.seconds)
+        with self.clock.phase("measure"):
+            dense_trial = self._trial(dense_plan, folder / "dense.scc", stack)
+        del dense_plan  # its weights; the kernels are cached
+        slower: dict[str, float] = {}
+        for turn in range(ROUNDS + 1):
+            with self.clock.phase("measure"):
+                trial = self._trial(plan, folder / f"plan{turn}.scc", stack)
+                found, dense = measure([trial, dense_trial], inputs)
+            fallen = slower_layers(found, dense)
+            if not fallen or turn == ROUNDS:
+                break
+            ours, theirs = found.layer_seconds(), dense.layer_seconds()
+            slower.update({layer: ours[layer] / theirs[layer] for layer in fallen})
+            plan = self._build(model, dense_layers=frozenset(slower))
+        else:
+            raise AssertionError("the last turn always ends the loop")
+        if found.seconds > dense.seconds:
+            note = (
+                f"With sparse kernels a run took {found.seconds / dense.seconds:.2f} times as long as with dense "
+                "ones, so all layers are dense."
+            )
+            plan = self._build(model, dense_only=True)
+            return _Chosen(plan, with_measurements(dense, dense, {}), dense.seconds, dense.seconds, (note,))
+        return _Chosen(plan, with_measurements(found, dense, slower), found.seconds, dense.seconds)
+
+
+def _pipelines(
+    shapes: Mapping[str, Sequence[int]] | None, passes: str | Pipeline | None
+) -> tuple[Pipeline, Pipeline]:
+    """What the user asked for, and what every compile runs."""
+    from sparsecc.passes.pipeline import COMPILE_PIPELINE, Pipeline
+    from sparsecc.passes.specialize_shapes import SpecializeShapes
+
+    asked = Pipeline.parse(passes) if isinstance(passes, str) else passes or Pipeline()
+    items = tuple(f"{name}:{'x'.join(map(str, dims))}" for name, dims in (shapes or {}).items())
+    return Pipeline((SpecializeShapes(items), *asked.passes)), Pipeline.parse(COMPILE_PIPELINE)
+
+
+def _pass_lines(ctx: Context) -> tuple[PassLine, ...]:
+    return tuple(PassLine(r.spec, round(r.seconds, 4), tuple(r.result.notes)) for r in ctx.reports)
+
+
+def _part(progress: Progress | None, phase: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(phase, done, total)
+
+
+def _spec_text(spec: TensorSpec) -> str:
+    return f"{spec.name}: {spec.dtype}{list(spec.shape)}"

@@ -7,6 +7,7 @@ another machine.
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 from sparsecc.errors import LoweringError, UsageError
@@ -48,11 +49,21 @@ def machine_for(target: str) -> Machine:
     flags = host_flags()
     for machine in reversed(MACHINES.values()):
         if flags.issuperset(machine.features):
-            return machine
+            return replace(machine, l1_bytes=_cache_bytes(0, machine.l1_bytes), l2_bytes=_cache_bytes(2, machine.l2_bytes))
     raise LoweringError(
         f"this machine ({platform.machine()}) has no AVX2, so `{target}` cannot be chosen for it; "
         f"name the machine to compile for: {', '.join(MACHINES)}"
     )
+
+
+def _cache_bytes(index: int, otherwise: int) -> int:
+    """Size of a data cache of the first core, as Linux reports it."""
+    path = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size")
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except OSError:
+        return otherwise
+    return int(text[:-1]) * 1024 if text.endswith("K") and text[:-1].isdigit() else otherwise
 
 
 def tvm_target(machine: Machine) -> dict[str, object]:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from math import prod
 
 
+ROW_SLACK = 7  # rows behind the last that a kernel's last block of up to 8 rows may write
+
+
 def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
@@ -47,7 +50,7 @@ class Layout:
         columns = prod(shape[:-1])
         pitch = odd_lines(round_up(columns, lanes)) if columns > 1 else 1
         strides = [prod(shape[d + 1 : -1]) for d in range(len(shape) - 1)]
-        return Layout((*strides, pitch), 0, pitch * round_up(shape[-1], 8) + 16)
+        return Layout((*strides, pitch), 0, pitch * (shape[-1] + ROW_SLACK) + 16)
 
     def transpose(self, perm: Sequence[int]) -> Layout:
         return replace(self, strides=tuple(self.strides[p] for p in perm))
@@ -109,7 +112,7 @@ class PlaneSpec:
         behind = self.bottom * self.row_pitch + self.left
         body = round_up(max(self.positions(h), (h - 1) * self.row_pitch + lanes), lanes)
         pitch = odd_lines(lead + max(body, self.positions(h) + behind))
-        channels = round_up(c, 8)
+        channels = c + ROW_SLACK
         return Layout((channels * pitch, pitch, self.row_pitch, 1), lead, n * channels * pitch + 16)
 
 

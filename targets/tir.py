@@ -94,6 +94,11 @@ class KernelBuilder:
         index = const(index) if isinstance(index, int) else index
         self.emit(tirx.BufferStore(pointer.buffer, value, [index if lanes == 1 else ramp(index, lanes)]))
 
+    def prefetch(self, pointer: Pointer, index: Expr) -> None:
+        """Ask for the cache line of an element that will be read soon; the address need not exist."""
+        operands = [tirx.address_of(pointer[index]), const(0), const(3), const(1)]
+        self.emit(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", *operands)))
+
     def register(self, value: Expr, lanes: int = 1, dtype: str = "float32") -> Register:
         """A new variable holding `value`."""
         self._names += 1

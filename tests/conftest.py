@@ -17,7 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Golden:
     """Compare a text with `golden/<test file>.<test name>.txt` in the folder of the test."""
-    path: Path = request.path.parent / "golden" / f"{request.path.stem.removeprefix('test_')}.{request.node.name}.txt"
+    path: Path = (
+        request.path.parent / "golden" / f"{request.path.stem.removeprefix('test_')}.{request.node.name}.txt"
+    )
 
     def compare(text: str) -> None:
         if request.config.getoption("--update-golden"):

@@ -70,7 +70,7 @@ def write_artifact(
     for name in extras:
         if not is_plain_name(name) or name in (MANIFEST, LIBRARY, STATIC_LIBRARY, HEADER, WEIGHTS):
             raise UsageError(f"an extra file of the artifact cannot be called {name!r}")
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     stage = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}"
     try:
         try:
@@ -83,7 +83,7 @@ def write_artifact(
             if archive:
                 finished = stage / "archive"
                 write_archive(folder, names, finished)
-            _check_target(target, overwrite)  # compiling took a while
+            check_target(target, overwrite)  # compiling took a while
             _replace(finished, target, stage / "replaced")
         except OSError as error:
             raise LoweringError(f"cannot write the artifact {target}: {error.strerror or error}") from error
@@ -92,7 +92,7 @@ def write_artifact(
     return target
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool) -> None:
     """Refuse to replace what is not an artifact, or an artifact without being asked to."""
     if not os.path.lexists(target):
         return

@@ -35,7 +35,7 @@ def capture(
     Args:
         source: an nn.Module, fx.GraphModule, ExportedProgram, path, bytes, onnx.ModelProto or onnx_ir.Model
             (a given onnx_ir.Model is copied, not changed).
-        example_inputs: for modules: a tensor, a sequence of positional inputs, or a mapping of keyword inputs.
+        example_inputs: for modules: a tensor, a sequence of positional or a mapping of keyword inputs.
         shapes: input name -> dims, fixes symbolic dimensions; a module without example inputs is traced with
             float32 zeros of these shapes.
 

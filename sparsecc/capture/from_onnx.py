@@ -1,4 +1,4 @@
-"""Reading ONNX files, bytes and protos; external data stays memory-mapped and is checked before it is used."""
+"""Reading ONNX files, bytes and protos; external data stays memory-mapped and is checked before use."""
 
 from __future__ import annotations
 
@@ -64,16 +64,31 @@ def _model(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.Model:
     logger.setLevel(logging.CRITICAL)
     try:
         model = ir.from_proto(proto)
-    except (ir.serde.SerdeError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ir.serde.SerdeError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
         cause = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise CaptureError(f"{where} holds a damaged graph: {first_line(cause)}") from error
     finally:
         logger.setLevel(level)
+    _check_names(model, where)
     for tensor in _tensors(model):
         _check_tensor(tensor, where, folder)
     return model
+
+
+def _check_names(model: ir.Model, where: str) -> None:
+    """Damaged files often still parse, but with names that are no text."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        names: list[object] = [
+            value.name for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())
+        ]
+        for node in graph:
+            names += [node.name, node.op_type, node.domain, node.overload]
+            names += [value.name for value in (*node.inputs, *node.outputs) if value is not None]
+        for name in names:
+            if name and not (isinstance(name, str) and name.isprintable()):
+                raise CaptureError(f"{where} holds the name {name!r}, which is no text; the file is corrupt")
 
 
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
@@ -84,18 +99,18 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     for node in model.graph.all_nodes():
         for attr in node.attributes.values():
             if not attr.is_ref() and attr.type == ir.AttributeType.TENSOR:
-                yield attr.as_tensor()
+                yield attr.value
 
 
 def _check_tensor(tensor: ir.TensorProtocol, where: str, folder: Path | None) -> None:
     """Make sure that the data is there in full, before anything reads it."""
-    if isinstance(tensor, ir.ExternalTensor):
-        _check_external(tensor, where, folder)
     if any(not isinstance(dim, int) or dim < 0 for dim in tensor.shape):
         raise CaptureError(f"initializer {tensor.name} of {where} has a negative dimension")
     try:
+        if isinstance(tensor, ir.ExternalTensor):
+            _check_external(tensor, where, folder)
         size = tensor.numpy().size
-    except (ValueError, TypeError, OSError, OverflowError) as error:
+    except (ValueError, TypeError, OSError, OverflowError, AssertionError) as error:
         raise CaptureError(f"initializer {tensor.name} of {where} is damaged: {first_line(error)}") from error
     if size != tensor.size:
         raise CaptureError(
@@ -107,7 +122,8 @@ def _check_external(tensor: ir.ExternalTensor, where: str, folder: Path | None) 
     location = str(tensor.location)
     if folder is None:
         raise CaptureError(
-            f"initializer {tensor.name} is in the external file {location}; capture the model by its path instead"
+            f"initializer {tensor.name} is in the external file {location}; "
+            f"capture the model by its path instead"
         )
     file = (folder / location).resolve()
     if not file.is_relative_to(folder):
@@ -119,7 +135,7 @@ def _check_external(tensor: ir.ExternalTensor, where: str, folder: Path | None) 
     needed = (tensor.offset or 0) + max(tensor.length or 0, tensor.nbytes)
     if file.stat().st_size < needed:
         raise CaptureError(
-            f"external data {location} of {where} is truncated: initializer {tensor.name} needs {needed} bytes, "
-            f"the file has {file.stat().st_size}"
+            f"external data {location} of {where} is truncated: initializer {tensor.name} needs {needed} "
+            f"bytes, the file has {file.stat().st_size}"
         )
     tensor.base_dir = str(folder)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
+import torch.export
+import torch.onnx
+from torch import nn
 
 from sparsecc.errors import CaptureError, UnsupportedOpError, UsageError
 from sparsecc.ir.shapes import first_line
@@ -35,7 +38,7 @@ def model_from_torch(
     """
     if isinstance(source, torch.export.ExportedProgram):
         program = source
-    elif isinstance(source, torch.nn.Module):
+    elif isinstance(source, nn.Module):
         program = _traced(source, *_arguments(example_inputs, shapes))
     else:
         raise CaptureError(f"{type(source).__name__} is no PyTorch module")
@@ -64,28 +67,24 @@ def _tensor(item: Any) -> Any:
     return torch.from_numpy(item) if isinstance(item, np.ndarray) else item
 
 
-def _traced(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> torch.export.ExportedProgram:
+def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
     with _eval_mode(module), _quiet(), torch.no_grad():
         try:
             return torch.export.export(module, args, kwargs)
         except Exception as error:  # the module's own code runs here and may raise anything
             raise CaptureError(
-                f"torch.export cannot trace {type(module).__name__}: {type(error).__name__}: {first_line(error)}; "
-                f"torch.export.export(module, inputs) shows the details"
+                f"torch.export cannot trace {type(module).__name__}: {type(error).__name__}: "
+                f"{first_line(error)}; torch.export.export(module, inputs) shows the details"
             ) from error
 
 
 def _translated(program: torch.export.ExportedProgram) -> ir.Model:
-    from torch.onnx import OnnxExporterError
-
     with _quiet():
         try:
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=EXPORT_OPSET, optimize=False, verbose=False
             )
-        except OnnxExporterError as error:
+        except torch.onnx.OnnxExporterError as error:
             raise UnsupportedOpError(
                 f"torch.onnx has no translation of this program: {_root_message(error)}; "
                 f"replace that op in the module, or export to ONNX yourself and capture the file"
@@ -127,7 +126,7 @@ def _strip(metadata: Any) -> None:
 
 
 @contextmanager
-def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
+def _eval_mode(module: nn.Module) -> Generator[None]:
     """Switch to eval mode and restore every submodule's own mode afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -139,7 +138,7 @@ def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Silence the exporter's warnings and log lines; what matters is raised."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

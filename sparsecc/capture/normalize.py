@@ -1,9 +1,9 @@
-"""From any ONNX graph to the project's one form: known ops, one opset, weights as initializers, shapes inferred."""
+"""From any ONNX graph to one form: known ops, one opset, weights as initializers, shapes inferred."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx
@@ -44,7 +44,10 @@ def normalize(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
         _check_sources(model)
         _sort(model)
         common_passes.RemoveInitializersFromInputsPass()(model)
-        model.ir_version = max(model.ir_version, IR_VERSION)
+        model.ir_version = IR_VERSION
+        _name(model)
+        _check_onnx(model)
+        _check_inference_mode(model)
         model = _at_opset(model)
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name(model)
@@ -53,7 +56,6 @@ def normalize(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
             specialize_shapes(model, shapes)
         else:
             infer_shapes(model)
-        _check_onnx(model)
         check(model)
     return model
 
@@ -76,15 +78,19 @@ def _check_ops(model: ir.Model) -> None:
                 raise UnsupportedOpError(
                     f"{node_text(node)} is no op of any ONNX opset; replace it or export the model again"
                 )
-            if node.op_type == "BatchNormalization" and attribute_int(node, "training_mode", 0):
-                raise UnsupportedOpError(
-                    f"{node_text(node)} is in training mode; call module.eval() before exporting the model"
-                )
         elif node.op_identifier() not in model.functions:
             hint = HINTS.get(node.domain, "replace it by ONNX ops or define it as a model-local function")
             raise UnsupportedOpError(f"{node_text(node)} is of the unknown domain {node.domain}; {hint}")
     if "ai.onnx" in model.opset_imports:
         model.opset_imports.setdefault("", model.opset_imports.pop("ai.onnx"))
+
+
+def _check_inference_mode(model: ir.Model) -> None:
+    for node in model.graph.all_nodes():
+        if node.op_type == "BatchNormalization" and attribute_int(node, "training_mode", 0):
+            raise UnsupportedOpError(
+                f"{node_text(node)} is in training mode; call module.eval() before exporting the model"
+            )
 
 
 def _check_sources(model: ir.Model) -> None:
@@ -171,7 +177,11 @@ def _name(model: ir.Model) -> None:
 
 def _check_onnx(model: ir.Model) -> None:
     """ONNX's own checker; it demands a rank of every value, so unknown ranks are hidden from it."""
-    proto = light_proto(model)
+    try:
+        proto = light_proto(model)
+    except ir.serde.SerdeError as error:
+        cause = error.__cause__ or error
+        raise CaptureError(f"the model is damaged and cannot be written: {first_line(cause)}") from error
     for value in (*proto.graph.input, *proto.graph.output):
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()
@@ -182,7 +192,7 @@ def _check_onnx(model: ir.Model) -> None:
 
 
 @contextmanager
-def _quiet_onnx() -> Iterator[None]:
+def _quiet_onnx() -> Generator[None]:
     """Silence log lines of the ONNX libraries; what matters is raised."""
     loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
     levels = [logger.level for logger in loggers]

@@ -7,6 +7,7 @@ predicted against measured). Absolute times follow a nominal clock; choices only
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import exp
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class SpmmShape:
         vectors: vectors of output positions.
         chunk_columns: columns that are live in a chunk.
         column_bytes: bytes of X that one column adds to a tile's footprint.
+        chunked: whether partial sums wait in memory between chunks.
         batch: repetitions.
     """
 
@@ -51,27 +53,21 @@ class SpmmShape:
     vectors: int
     chunk_columns: int
     column_bytes: float
+    chunked: bool
     batch: int = 1
 
 
 def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
     """Predicted time of one spmm call."""
     R, J = shape.rows, shape.width
-    footprint = shape.chunk_columns * shape.column_bytes
-    if footprint <= 0.9 * machine.l1_bytes:
-        level = 1.0
-    elif footprint <= 0.75 * machine.l2_bytes:
-        level = 1.45
-    else:
-        level = 2.6
-    # R = 1 never reached the two loads per cycle that larger blocks come close to
-    load_rate = machine.loads * {1: 0.62, 2: 0.8}.get(R, 0.95)
-    block = max(R * J / machine.fma * 1.12, (J * level + R + 0.5) / load_rate)
-    entry = 14.0 + 1.6 * R * J
+    footprint = shape.chunk_columns * shape.column_bytes / machine.l1_bytes
+    # loads of X slow down gradually as a chunk's columns outgrow L1
+    level = 1.0 + 0.9 / (1.0 + exp(-(footprint - 1.25) / 0.15))
+    load_rate = machine.loads / {1: 1.36, 2: 1.36}.get(R, 1.0)
+    block = max(R * J / machine.fma * 1.13, (J * level + R + 0.5) / load_rate)
+    entry = 2.0 + (2.1 + (0.25 if shape.chunked else 0.0)) * R * J
     tiles = shape.vectors / J
     cycles = tiles * (shape.blocks * block + shape.entries * entry)
-    weight_bytes = shape.blocks * (4 * R + 4)
-    cycles += weight_bytes / machine.stream_bytes * (1.0 if weight_bytes > machine.l2_bytes / 2 else 0.2)
     return shape.batch * cycles / machine.clock
 
 

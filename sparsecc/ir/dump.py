@@ -21,7 +21,7 @@ DEFAULT_ATTRIBUTES = {"dilations": 1, "strides": 1, "pads": 0}
 
 
 def dump(model: ir.Model) -> str:
-    """Text of the whole model, ending in a newline: imports, inputs, initializers, nodes, outputs, functions."""
+    """Text of the whole model: imports, inputs, initializers, nodes, outputs, functions, and a newline."""
     axes = {use.value: use.axis for use in weight_uses(model)}
     domains = ", ".join(f"{name or 'onnx'} {number}" for name, number in sorted(model.opset_imports.items()))
     lines = [f"model {model.graph.name or '-'} ({domains})"]
@@ -74,7 +74,7 @@ def _nodes(graph: ir.Graph, indent: str) -> Iterator[str]:
         overload = f":{node.overload}" if node.overload else ""
         operands = ", ".join("-" if value is None else str(value.name) for value in node.inputs)
         subgraphs = [(name, graph) for name, attr in node.attributes.items() for graph in _graphs(attr)]
-        attributes = " ".join(text for attr in node.attributes.values() if (text := _attribute(attr)))
+        attributes = " ".join(sorted(text for attr in node.attributes.values() if (text := _attribute(attr))))
         attributes = f" {{{attributes}}}" if attributes else ""
         yield f"{indent}{results} = {domain}{node.op_type}{overload}({operands}){attributes}"
         for name, inner in subgraphs:

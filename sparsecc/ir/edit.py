@@ -1,4 +1,4 @@
-"""Small edits that keep an onnx_ir graph consistent: constants, unique names, removing and bypassing nodes."""
+"""Small edits that keep an onnx_ir graph consistent: constants, unique names, bypassing nodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def owner_graph(node: ir.Node) -> ir.Graph:
 
 
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor of an initializer or of a Constant node's output, else None (also for overridable inputs)."""
+    """The tensor of an initializer or of a Constant node's output; None for all else, inputs included."""
     if value is None or value.is_graph_input():
         return None
     producer = value.producer()

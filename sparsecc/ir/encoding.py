@@ -8,6 +8,7 @@ A weight is seen as a matrix: rows are its output axis, columns all other axes i
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TypeVar
@@ -86,7 +87,7 @@ class Encoding:
         if match := re.fullmatch(r"(\d{1,4})x(\d{1,4})", pattern):
             return Encoding("block", rows=int(match[1]), columns=int(match[2]), value_type=value_type)
         raise UsageError(
-            f"{text!r} is not a pattern; write dense, unstructured, fan-in, N:M such as 2:4 or RxC such as 4x1"
+            f"{text!r} is not a pattern; write dense, unstructured, fan-in, N:M (as 2:4) or RxC (as 4x1)"
         )
 
 
@@ -98,7 +99,8 @@ def as_matrix(array: NDArray[T], axis: int = 0) -> NDArray[T]:
     """View `array` as [rows = axis, columns = all other axes in order]."""
     if array.ndim == 0:
         return array.reshape(1, 1)
-    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    columns = math.prod(array.shape[:axis] + array.shape[axis + 1 :])
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], columns)
 
 
 def from_matrix(matrix: NDArray[T], shape: tuple[int, ...], axis: int = 0) -> NDArray[T]:
@@ -234,7 +236,7 @@ def _group_maximum(mask: Mask, m: int) -> int | None:
 
 
 def _group_pattern(mask: Mask) -> Encoding | None:
-    """The smallest group whose exact N:M is also nearly used up, so that storing N per group wastes little."""
+    """The smallest group whose exact N:M is nearly used up, so that storing N per group wastes little."""
     density = np.count_nonzero(mask) / mask.size
     for m in GROUP_SIZES:
         n = _group_maximum(mask, m)

@@ -55,7 +55,7 @@ class Evaluator:
             results = self._session.run(self._outputs, feeds)
         except _runtime_errors() as error:
             raise VerificationError(f"ONNX Runtime failed to run the model: {first_line(error)}") from error
-        return dict(zip(self._outputs, results, strict=True))
+        return {name: np.asarray(result) for name, result in zip(self._outputs, results, strict=True)}
 
 
 def evaluate(model: ir.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -112,8 +112,9 @@ def _session(model: ir.Model, threads: int) -> onnxruntime.InferenceSession:
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
     """ONNX Runtime's exception types, which share no base class of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    import importlib
 
+    state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     names = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented")
     found = [getattr(state, name) for name in (*names, "NoSuchFile", "RuntimeException")]
     return (*found, RuntimeError, ValueError)

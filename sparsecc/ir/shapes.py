@@ -15,6 +15,8 @@ import onnx_ir as ir
 from sparsecc.errors import UnsupportedOpError, UsageError, VerificationError
 
 T = TypeVar("T")
+MESSAGE_LENGTH = 240
+"""Characters of a foreign error message that are shown."""
 SMALL_TENSOR_BYTES = 1024
 """Constants up to this size are shown to shape inference: they are shapes, axes and the like."""
 
@@ -50,7 +52,7 @@ def call_onnx(model: ir.Model, function: Callable[[onnx.ModelProto], T]) -> T:
 
 
 def light_proto(model: ir.Model) -> onnx.ModelProto:
-    """Serialise without the contents of large initializers, which become graph inputs; the model is unchanged."""
+    """Serialise with large initializers as mere graph inputs; the model is unchanged."""
     graph = model.graph
     heavy = [
         (value, value.const_value)
@@ -62,7 +64,8 @@ def light_proto(model: ir.Model) -> onnx.ModelProto:
     already = set(graph.inputs)
     try:
         for value, tensor in heavy:
-            value.shape = value.shape or ir.Shape(tensor.shape)
+            if value.shape is None:
+                value.shape = ir.Shape(tensor.shape.numpy())
             value.dtype = value.dtype or tensor.dtype
             graph.initializers.pop(value.name or "")
             if value not in already:
@@ -89,7 +92,7 @@ def infer_shapes(model: ir.Model) -> bool:
 
     try:
         inferred = call_onnx(model, infer)
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
         raise VerificationError(f"shape inference failed: {first_line(error)}") from error
     changed = False
     for graph, answer in zip(model.graphs(), _quietly_parsed(inferred).graphs(), strict=True):
@@ -142,21 +145,23 @@ def require_static(model: ir.Model) -> None:
         if static_shape(value) is None:
             dims = ",".join("1" if isinstance(d, ir.SymbolicDim) else str(d) for d in value.shape or ())
             raise UnsupportedOpError(
-                f"input {value.name} has the shape {value_text(value)}; fix it with --shape {value.name}={dims or 'D0,D1'}"
+                f"input {value.name} has the shape {value_text(value)}; "
+                f"fix it with --shape {value.name}={dims or 'D0,D1'}"
             )
     for node in model.graph:
         for value in node.outputs:
             if static_shape(value) is None and isinstance(value.type, ir.TensorType | None):
                 raise UnsupportedOpError(
-                    f"{node.op_type} node {node.name} makes {value.name} of shape {value_text(value)}, which depends on "
-                    f"data; give all input shapes with --shape name=dims or remove the node from the model"
+                    f"{node.op_type} node {node.name} makes {value.name} of shape {value_text(value)}, "
+                    f"which depends on data; give all input shapes with --shape name=dims or remove the node"
                 )
 
 
 def first_line(error: BaseException) -> str:
     """The first non-empty line of an exception's text, for use inside our sentences."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    text = lines[0].rstrip(".") if lines else type(error).__name__
+    return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 3] + "..."
 
 
 def _set_input_shape(value: ir.Value, dims: tuple[int, ...]) -> None:
@@ -178,11 +183,11 @@ def _bound_symbols(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict
         if dims is None:
             continue
         for old, new in zip(value.shape or (), dims, strict=False):
-            if isinstance(old, ir.SymbolicDim) and old.value:
-                if bound.setdefault(old.value, new) != new:
-                    raise UsageError(
-                        f"dimension {old.value} is asked to be both {bound[old.value]} and {new} by the given shapes"
-                    )
+            symbol = old.value if isinstance(old, ir.SymbolicDim) else None
+            if symbol and bound.setdefault(symbol, new) != new:
+                raise UsageError(
+                    f"dimension {symbol} is asked to be both {bound[symbol]} and {new} by the given shapes"
+                )
         value.shape = ir.Shape(dims)
     return bound
 

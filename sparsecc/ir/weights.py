@@ -122,7 +122,7 @@ def _source_of(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
 
 
 def _leaf_readers(value: ir.Value) -> int:
-    """Readers of a value's contents, looking through the Identity and Transpose nodes that `_source_of` follows."""
+    """Readers of a value's contents, through the Identity and Transpose nodes that `_source_of` follows."""
     count = 1 if value.is_graph_output() else 0
     for node, index in value.uses():
         if node.domain == "" and (node.op_type == "Shape" or (node.op_type == "CastLike" and index == 1)):

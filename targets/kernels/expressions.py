@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-import numpy as np
 from tvm import tirx
 
 from sparsecc.targets.kernels.indexing import Axis, Condition, Index, Loaded, strides_index, truth
+from sparsecc.targets.kernels.intrinsics import VECTOR_CALLS
+from sparsecc.targets.kernels.stages import BINARY, Stage
 from sparsecc.targets.layout import Layout
 
 
@@ -45,67 +46,7 @@ class Reduction:
     update: tuple[Node, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One s_tir block: `outputs` element by element over `axes`, reduced over `reduce`.
-
-    Attributes:
-        axes, reduce: block variables (as hashable handles) and their extents.
-        init: per output the first value of a reduction.
-        lets: local variables of the body, in order.
-        values: per output the expression stored.
-        buffers: value names of the buffers that the expressions load, by variable handle.
-    """
-
-    outputs: tuple[str, ...]
-    axes: tuple[tuple[int, int], ...]
-    reduce: tuple[tuple[int, int], ...]
-    init: tuple[Any, ...]
-    lets: tuple[tuple[int, Any], ...]
-    values: tuple[Any, ...]
-    buffers: Mapping[int, str]
-
-    def loaded(self) -> set[str]:
-        """Names of all buffers it reads, its own states excepted."""
-        found: set[str] = set()
-
-        def visit(e: Any) -> None:
-            if type(e).__name__ == "TensorLoad":
-                found.add(self.buffers[hash(e.source)])
-            for child in children(e):
-                visit(child)
-
-        for e in (*self.init, *self.values, *(v for _, v in self.lets)):
-            visit(e)
-        return found - set(self.outputs)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(n for _, n in self.axes)
-
-
-_BINARY = {
-    "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Mod": "mod", "FloorDiv": "floordiv",
-    "FloorMod": "floormod", "Min": "min", "Max": "max", "And": "and", "Or": "or", "EQ": "eq", "NE": "ne",
-    "LT": "lt", "BitwiseAnd": "bitand", "BitwiseOr": "bitor", "BitwiseXor": "bitxor", "LShift": "shl", "RShift": "shr", "LE": "le", "GT": "gt", "GE": "ge",
-}  # fmt: skip
 _COMPARE = {"lt", "le", "gt", "ge", "eq", "ne"}
-
-
-def children(e: Any) -> list[Any]:
-    """The direct subexpressions of a TIR expression."""
-    kind = type(e).__name__
-    if kind in _BINARY:
-        return [e.a, e.b]
-    if kind == "TensorLoad":
-        return list(e.indices)
-    if kind == "Call":
-        return list(e.args)
-    if kind == "Select":
-        return [e.condition, e.true_value, e.false_value]
-    if kind == "Cast":
-        return [e.value]
-    return [e.a] if kind in ("Not", "BitwiseNot") else []
 
 
 @dataclass
@@ -126,7 +67,9 @@ class Resolver:
     reduce_axes: dict[str, tuple[tuple[Axis, ...], tuple[Index, ...]]] = field(
         default_factory=dict[str, tuple[tuple[Axis, ...], tuple[Index, ...]]]
     )
-    _memo: dict[tuple[str, ...], tuple[Node, ...]] = field(default_factory=dict[tuple[str, ...], tuple[Node, ...]])
+    _memo: dict[tuple[str, ...], tuple[Node, ...]] = field(
+        default_factory=dict[tuple[str, ...], tuple[Node, ...]]
+    )
     _loads: dict[tuple[str, str], Node] = field(default_factory=dict[tuple[str, str], Node])
     _serial: Any = field(default_factory=count)
 
@@ -168,7 +111,9 @@ class Resolver:
             self.reduce_axes[stage.outputs[0]] = (axes, indices)
         inner = env | {handle: i for (handle, _), i in zip(stage.reduce, indices, strict=True)}
         dtypes = tuple(self.dtypes[o] for o in stage.outputs)
-        states = {o: Node("state", t, data=s) for s, (o, t) in enumerate(zip(stage.outputs, dtypes, strict=True))}
+        states = {
+            o: Node("state", t, data=s) for s, (o, t) in enumerate(zip(stage.outputs, dtypes, strict=True))
+        }
         scope = _Scope(self, stage, inner, states, {})
         init = tuple(_Scope(self, stage, env, {}, {}).value(v) for v in stage.init)
         for handle, value in stage.lets:
@@ -197,17 +142,21 @@ class _Scope:
             return self.lets[hash(e)]
         if kind == "TensorLoad":
             name = self.stage.buffers[hash(e.source)]
-            return self.states[name] if name in self.states else self.resolver.element(name, [self.index(i) for i in e.indices])
-        if kind in _BINARY and _BINARY[kind] in _COMPARE:
-            return self._compare(_BINARY[kind], e.a, e.b)
+            return (
+                self.states[name]
+                if name in self.states
+                else self.resolver.element(name, [self.index(i) for i in e.indices])
+            )
+        if kind in BINARY and BINARY[kind] in _COMPARE:
+            return self._compare(BINARY[kind], e.a, e.b)
         if not dtype.startswith(("float", "bool")):
             pure = self._pure(e)
             if pure is not None:
                 return index_node(pure, dtype)
         if kind in ("And", "Or"):
             return self._logical(kind == "And", e)
-        if kind in _BINARY:
-            return make(_BINARY[kind], dtype, self.value(e.a), self.value(e.b))
+        if kind in BINARY:
+            return make(BINARY[kind], dtype, self.value(e.a), self.value(e.b))
         if kind == "Not":
             inner = self.value(e.a)
             return _bool(not inner.data) if inner.op == "const" else make("not", dtype, inner)
@@ -222,8 +171,8 @@ class _Scope:
             name = str(e.op.name).rsplit(".", 1)[-1]
             if name == "if_then_else":
                 return self._choose("if", dtype, *e.args)
-            if name == "likely":
-                return self.value(e.args[0])
+            if name not in VECTOR_CALLS and not hasattr(tirx, name):
+                raise NotImplementedError(f"the intrinsic {name}")
             return make("call", dtype, *(self.value(a) for a in e.args), data=name)
         raise NotImplementedError(f"TIR expression {kind} in stage {self.stage.outputs[0]}")
 
@@ -278,7 +227,11 @@ class _Scope:
             a, b, op = b, a, {"gt": "lt", "ge": "le"}[op]
         condition: Condition = (op, a - b)
         known = truth(condition)
-        return Node("cond", "bool", data=condition, axes=frozenset(condition[1].axes())) if known is None else _bool(known)
+        return (
+            Node("cond", "bool", data=condition, axes=frozenset(condition[1].axes()))
+            if known is None
+            else _bool(known)
+        )
 
     def _logical(self, is_and: bool, e: Any) -> Node:
         a = self.value(e.a)
@@ -301,8 +254,10 @@ def make(op: str, dtype: str, *args: Node, data: Any = None) -> Node:
 
 
 def index_node(index: Index, dtype: str) -> Node:
-    return Node("const", dtype, data=index.const) if not index.terms else Node(
-        "index", dtype, data=index, axes=frozenset(index.axes())
+    return (
+        Node("const", dtype, data=index.const)
+        if not index.terms
+        else Node("index", dtype, data=index, axes=frozenset(index.axes()))
     )
 
 
@@ -340,60 +295,4 @@ def indices_of(node: Node) -> list[Index]:
     """The indices that a node holds itself."""
     if node.op == "index":
         return [node.data]
-    if node.op in ("load", "cond"):
-        return [node.data[1]]
-    return []
-
-
-def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    return np.dtype(dtype)
-
-
-def stages_of(func: Any, names: Sequence[str], fresh: Callable[[], str]) -> tuple[list[Stage], dict[str, tuple[tuple[int, ...], str]]]:
-    """The stages of an s_tir PrimFunc whose buffer parameters are the values `names`.
-
-    Returns the stages in order, and shape and dtype of the internal buffers, named by `fresh`.
-    Raises NotImplementedError for blocks that are not one store per element.
-    """
-    buffers = {hash(p): n for p, n in zip(func.params, names, strict=True)}
-    root = func.body.block
-    internal: dict[str, tuple[tuple[int, ...], str]] = {}
-    for buffer in root.alloc_buffers:
-        buffers[hash(buffer)] = fresh()
-        internal[buffers[hash(buffer)]] = (tuple(int(n) for n in buffer.shape), str(buffer.dtype))
-    body = root.body
-    stages: list[Stage] = []
-    for statement in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
-        inner = statement
-        while isinstance(inner, tirx.For):
-            inner = inner.body
-        if type(inner).__name__ != "SBlockRealize" or len(inner.block.alloc_buffers):
-            raise NotImplementedError(f"statement {type(inner).__name__}")
-        stages.append(_stage(inner.block, buffers))
-    return stages, internal
-
-
-def _stage(block: Any, buffers: Mapping[int, str]) -> Stage:
-    spatial = [(hash(v.var), int(v.dom.extent)) for v in block.iter_vars if v.iter_type == 0]
-    reduce = [(hash(v.var), int(v.dom.extent)) for v in block.iter_vars if v.iter_type == 2]
-    if len(spatial) + len(reduce) != len(block.iter_vars):
-        raise NotImplementedError("block with an ordered axis")
-    lets: list[tuple[int, Any]] = []
-    stores: dict[str, Any] = {}
-    for s in block.body.seq if isinstance(block.body, tirx.SeqStmt) else [block.body]:
-        if isinstance(s, tirx.Bind):
-            lets.append((hash(s.var), s.value))
-            continue
-        if not isinstance(s, tirx.BufferStore):
-            raise NotImplementedError(f"statement {type(s).__name__} in a block")
-        if [hash(i) for i in s.indices] != [h for h, _ in spatial]:
-            raise NotImplementedError("a store that is not at the block's own axes")
-        stores[buffers[hash(s.buffer)]] = s.value
-    first: dict[str, Any] = {}
-    if reduce:
-        init = block.init
-        first = {buffers[hash(s.buffer)]: s.value for s in (init.seq if isinstance(init, tirx.SeqStmt) else [init])}
-    return Stage(
-        tuple(stores), tuple(spatial), tuple(reduce), tuple(first[o] for o in stores) if reduce else (),
-        tuple(lets), tuple(stores.values()), buffers,
-    )  # fmt: skip
+    return [node.data[1]] if node.op in ("load", "cond") else []

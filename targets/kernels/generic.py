@@ -6,65 +6,22 @@ inlined into its consumers unless that would repeat expensive work or leave a re
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import onnx_ir as ir
-from onnx import helper
-from tvm import tirx
 
 from sparsecc.errors import UnsupportedOpError
+from sparsecc.targets.build import structural_name
+from sparsecc.targets.kernels.chain import Array, Chain, GenericCall, GenericChain, Temporary, value_name
+from sparsecc.targets.kernels.copy import copy_call
 from sparsecc.targets.kernels.expressions import Resolver
-from sparsecc.targets.kernels.schedule import loop_kernel, plan_loops
-from sparsecc.targets.kernels.stages import StageGraph, import_stages, kept_stages
+from sparsecc.targets.kernels.legalized import StageGraph, import_stages, kept_stages
+from sparsecc.targets.kernels.nests import loop_kernel
+from sparsecc.targets.kernels.ordered_nodes import ALONE, ordered_chain
+from sparsecc.targets.kernels.schedule import plan_loops
 from sparsecc.targets.layout import Layout
-
-Array = npt.NDArray[Any]
-_EMBED = 64  # integer constants up to this many elements are axes, shapes, indices: part of the kernel
-
-
-@dataclass(frozen=True)
-class Temporary:
-    """A buffer between the kernels of one chain, row-major."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GenericCall:
-    """One kernel call.
-
-    Attributes:
-        symbol: equal for equal chains, shapes and layouts.
-        make: builds the PrimFunc.
-        inputs, outputs: names of values, temporaries or constants, in pointer order.
-    """
-
-    symbol: str
-    make: Callable[[], tirx.PrimFunc]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    extent: int
-
-
-@dataclass(frozen=True)
-class GenericChain:
-    """The kernels of a chain, in order, and what they need besides the caller's values.
-
-    `constants` are arrays that must be packed with the weights; names are unique within `prefix`.
-    """
-
-    calls: tuple[GenericCall, ...]
-    temporaries: tuple[Temporary, ...]
-    constants: Mapping[str, Array]
 
 
 def legalize(
@@ -79,7 +36,8 @@ def legalize(
     """Compile a chain of nodes to kernels.
 
     Args:
-        nodes: in topological order; their values have static shapes and dtypes.
+        nodes: in topological order; their values have static shapes and dtypes. A node whose op is in
+            `ALONE` must be the only one.
         layouts: of every external input and of every value that the kernels must write.
         constants: initializers by value name. Small integer ones and single numbers become part of the
             kernels; others are pointers, row-major where `layouts` does not name them.
@@ -90,112 +48,63 @@ def legalize(
         UnsupportedOpError: naming op and node.
     """
     where = ", ".join(f"{n.op_type} node '{n.name}'" for n in nodes)
-    chain = _Chain.collect(nodes, layouts, constants, where)
-    graph = import_stages(chain.model(opset), where)
-    renamed = dict(zip(graph.outputs, chain.outputs, strict=True))
-    return _kernels(graph, chain, renamed, layouts, lanes, name)
-
-
-@dataclass
-class _Chain:
-    """The nodes as a model of their own, with canonical value names."""
-
-    nodes: list[onnx.NodeProto]
-    inputs: dict[str, ir.Value]  # canonical name -> value
-    outputs: list[ir.Value]
-    names: dict[str, str]  # value name -> canonical name
-    embedded: dict[str, Array]
-    pointers: dict[str, Array]  # constants that stay in memory, by value name
-
-    @staticmethod
-    def collect(
-        nodes: Sequence[ir.Node], layouts: Mapping[str, Layout], constants: Mapping[str, Array], where: str
-    ) -> _Chain:
-        chain = _Chain([], {}, [], {}, {}, {})
-        for node in nodes:
-            for value in node.inputs:
-                if value is None or value.name in chain.names:
-                    continue
-                assert value.name is not None
-                canonical = chain.names[value.name] = f"v{len(chain.names)}"
-                array = constants.get(value.name)
-                if array is not None and (array.size == 1 or (array.dtype.kind in "iub" and array.size <= _EMBED)):
-                    chain.embedded[canonical] = array
-                    continue
-                if array is not None:
-                    chain.pointers[value.name] = array
-                elif value.name not in layouts:
-                    raise UnsupportedOpError(f"{where}: input '{value.name}' has neither a layout nor a constant")
-                chain.inputs[canonical] = value
-            for value in node.outputs:
-                assert value.name is not None
-                chain.names[value.name] = f"v{len(chain.names)}"
-                if value.name in layouts:
-                    chain.outputs.append(value)
-            proto = ir.to_proto(node)
-            assert isinstance(proto, onnx.NodeProto)
-            if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in proto.attribute):
-                raise UnsupportedOpError(f"{where}: control flow cannot be compiled; export the model without it")
-            proto.input[:] = [chain.names[i] if i else "" for i in proto.input]
-            proto.output[:] = [chain.names[o] if o else "" for o in proto.output]
-            del proto.metadata_props[:]
-            proto.name, proto.doc_string = f"n{len(chain.nodes)}", ""
-            chain.nodes.append(proto)
-        return chain
-
-    def model(self, opset: int) -> onnx.ModelProto:
-        def info(value: ir.Value) -> onnx.ValueInfoProto:
-            assert value.name is not None and value.dtype is not None and value.shape is not None
-            return helper.make_tensor_value_info(
-                self.names[value.name], value.dtype.value, [int(n) for n in value.shape.numpy()]
-            )
-
-        graph = helper.make_graph(
-            self.nodes,
-            "chain",
-            [info(v) for v in self.inputs.values()],
-            [info(v) for v in self.outputs],
-            [onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in self.embedded.items()],
-        )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-
-    def digest(self) -> str:
-        return hashlib.sha256(self.model(23).SerializeToString(deterministic=True)).hexdigest()
+    if any(n.op_type in ALONE for n in nodes):
+        (only,) = nodes
+        return ordered_chain(only, layouts, constants, lanes, where)
+    chain = Chain.collect(nodes, layouts, constants, opset, where)
+    graph = import_stages(chain.model(), where)
+    try:
+        return _kernels(graph, chain, layouts, lanes, name)
+    except NotImplementedError as error:
+        raise UnsupportedOpError(f"{where}: no kernel for {error}; replace it by simpler ops") from error
 
 
 def _kernels(
-    graph: StageGraph, chain: _Chain, renamed: Mapping[str, ir.Value], layouts: Mapping[str, Layout], lanes: int, name: str
+    graph: StageGraph, chain: Chain, layouts: Mapping[str, Layout], lanes: int, name: str
 ) -> GenericChain:
-    outer = {c: str(v.name) for c, v in chain.inputs.items()} | {s: str(v.name) for s, v in renamed.items()}
+    outer = {c: value_name(v) for c, v in chain.inputs.items()}
+    copies: list[tuple[str, str]] = []
+    for inner, value in zip(graph.outputs, chain.outputs, strict=True):
+        if inner in graph.producers and inner not in outer:
+            outer[inner] = value_name(value)
+        else:
+            copies.append((inner, value_name(value)))
     memory = {
         inner: layouts.get(outside) or Layout.rows(graph.types[inner][0]) for inner, outside in outer.items()
     }
-    kept = kept_stages(graph)
-    temporaries: list[Temporary] = []
-    for stage in kept:
-        for value in stage.outputs:
-            if value not in memory:
-                shape, dtype = graph.types[value]
-                memory[value] = Layout.rows(shape)
-                outer[value] = f"{name}.{value}"
-                temporaries.append(Temporary(outer[value], dtype, shape))
     packed = dict(chain.pointers)
-    for inner, array in graph.arrays.items():
+    arrays = dict(graph.arrays)
+    arrays |= {
+        n: np.array(graph.numbers[n], graph.types[n][1]).reshape(graph.types[n][0])
+        for n, _ in copies
+        if n in graph.numbers
+    }
+    for inner, array in arrays.items():
         memory[inner] = Layout.rows(array.shape)
         outer[inner] = f"{name}.{inner}"
         packed[outer[inner]] = array
+    kept = kept_stages(graph)
+    temporaries: list[Temporary] = []
+    for value in (v for stage in kept for v in stage.outputs if v not in memory):
+        shape, dtype = graph.types[value]
+        memory[value] = Layout.rows(shape)
+        outer[value] = f"{name}.{value}"
+        temporaries.append(Temporary(outer[value], dtype, shape))
     dtypes = {v: t for v, (_, t) in graph.types.items()}
+    make = partial(Resolver, graph.producers, memory, dtypes, graph.numbers)
     calls: list[GenericCall] = []
+    digest = chain.digest
     for stage in kept:
         for value in stage.outputs:
-            make = partial(Resolver, graph.producers, memory, dtypes, graph.numbers)
             loops = plan_loops(make, value, stage.shape, memory[value], lanes)
-            key = (chain.digest(), value, lanes, [(n, memory[n]) for n in (*loops.loads, value)])
-            symbol = "generic_" + hashlib.sha256(repr(key).encode()).hexdigest()[:12]
-            calls.append(
-                GenericCall(
-                    symbol, partial(loop_kernel, loops, symbol), tuple(outer[n] for n in loops.loads),
-                    (outer[value],), loops.extent,
-                )
-            )  # fmt: skip
+            symbol = structural_name(
+                "generic", (digest, value, lanes, [(n, memory[n]) for n in (*loops.loads, value)])
+            )
+            inputs = tuple(outer[n] for n in loops.loads)
+            build = partial(loop_kernel, loops, symbol)
+            calls.append(GenericCall(symbol, build, inputs, (outer[value],), loops.extent))
+    for inner, outside in copies:
+        shape, dtype = graph.types[inner]
+        copy = copy_call(shape, dtype, memory[inner], layouts[outside], lanes)
+        calls.append(GenericCall(copy.symbol, copy.make, (outer[inner],), (outside,), copy.extent))
     return GenericChain(tuple(calls), tuple(temporaries), packed)

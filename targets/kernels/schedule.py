@@ -13,15 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Protocol
 
-from tvm import tirx
-
-from sparsecc.targets.kernels.emit import VECTOR_CALLS, Emitter, combiner, store
-from sparsecc.targets.kernels.expressions import Node, Reduction, Resolver, indices_of, walk
+from sparsecc.targets.kernels.emit import combiner
+from sparsecc.targets.kernels.expressions import Node, Reduction, indices_of, walk
 from sparsecc.targets.kernels.indexing import Axis, Index, breakpoints, split_factor, strides_index
+from sparsecc.targets.kernels.intrinsics import VECTOR_CALLS
 from sparsecc.targets.layout import Layout
-from sparsecc.targets.tir import KernelBuilder, const
 
 UNIT = 2048  # elements (reduced ones included) below which a unit of parallel work is not cut further
 CHUNK = 4096  # elements of a unit where one long loop is cut
@@ -70,10 +68,20 @@ class LoopKernel:
         return sum(n.extent for n in self.nests)
 
 
-MakeResolver = Callable[[], Resolver]
+class Elements(Protocol):
+    """What the planner needs of a resolver."""
+
+    reduce_axes: dict[str, tuple[tuple[Axis, ...], tuple[Index, ...]]]
+
+    def computed(self, name: str, indices: Sequence[Index]) -> Node: ...
 
 
-def plan_loops(resolver: MakeResolver, output: str, shape: Sequence[int], layout: Layout, lanes: int) -> LoopKernel:
+MakeElements = Callable[[], Elements]
+
+
+def plan_loops(
+    resolver: MakeElements, output: str, shape: Sequence[int], layout: Layout, lanes: int
+) -> LoopKernel:
     """Decide the loops for `output`; `resolver` gives a fresh resolver per attempt."""
     boxes = [tuple((0, n) for n in shape)]
     cuts = _cuts(resolver, output, shape)
@@ -95,7 +103,7 @@ def plan_loops(resolver: MakeResolver, output: str, shape: Sequence[int], layout
     return LoopKernel(tuple(nests), tuple(loads), output, dtypes, lanes)
 
 
-def _cuts(resolver: MakeResolver, output: str, shape: Sequence[int]) -> list[list[int]] | None:
+def _cuts(resolver: MakeElements, output: str, shape: Sequence[int]) -> list[list[int]] | None:
     """Per dimension the positions where some condition changes; None if there are none or too many."""
     axes = [Axis(f"a{d}", n) for d, n in enumerate(shape)]
     root = resolver().computed(output, [Index.atom(a) if a.extent > 1 else Index.constant(0) for a in axes])
@@ -112,7 +120,9 @@ def _cuts(resolver: MakeResolver, output: str, shape: Sequence[int]) -> list[lis
     return [sorted(f) for f in found]
 
 
-def _nest(resolver: MakeResolver, output: str, box: Sequence[tuple[int, int]], layout: Layout, lanes: int) -> Nest:
+def _nest(
+    resolver: MakeElements, output: str, box: Sequence[tuple[int, int]], layout: Layout, lanes: int
+) -> Nest:
     axes = [Axis(f"a{d}", n) for d, (_, n) in enumerate(box)]
     where = {a: Index.atom(a) if a.extent > 1 else Index.constant(0) for a in axes}
     env = [where[a] + lo for a, (lo, _) in zip(axes, box, strict=True)]
@@ -131,13 +141,14 @@ def _nest(resolver: MakeResolver, output: str, box: Sequence[tuple[int, int]], l
         made = resolver()
         root = made.computed(output, env)
     loops.sort(key=lambda a: -abs(_stride(strides_index(env, layout.strides, layout.origin), a)))
-    env, loops = _merge(root, env, loops, layout)
+    stored = strides_index(env, layout.strides, layout.origin)
+    merged, env = _merge(loops, env, [*_all_indices(root), stored])
     first = resolver()
     root = first.computed(output, env)
     made = resolver()
     _merge_reductions(root, first, made)
     root = made.computed(output, env)
-    return _order(root, strides_index(env, layout.strides, layout.origin), loops, lanes)
+    return _order(root, strides_index(env, layout.strides, layout.origin), list(merged), lanes)
 
 
 def _stride(index: Index, axis: Axis) -> int:
@@ -158,25 +169,26 @@ def _mergeable(indices: Sequence[Index], outer: Axis, inner: Axis) -> bool:
     return True
 
 
-def _merge(root: Node, env: list[Index], loops: list[Axis], layout: Layout) -> tuple[list[Index], list[Axis]]:
-    indices = [*_all_indices(root), strides_index(env, layout.strides, layout.origin)]
+def _merge(
+    loops: Sequence[Axis], env: list[Index], used: list[Index]
+) -> tuple[tuple[Axis, ...], list[Index]]:
+    """Merge neighbours of `loops` where all `used` indices allow it; the loops left and `env` in them."""
     kept: list[Axis] = []
     for axis in loops:
-        if kept and _mergeable(indices, kept[-1], axis):
+        if kept and _mergeable(used, kept[-1], axis):
             outer = kept.pop()
             merged = Axis(outer.key + "_" + axis.key, outer.extent * axis.extent)
             whole = Index.atom(merged)
-            parts = ((outer, whole // axis.extent), (axis, whole % axis.extent))
-            for old, new in parts:
+            for old, new in ((outer, whole // axis.extent), (axis, whole % axis.extent)):
                 env = [i.replace(old, new) for i in env]
-                indices = [i.replace(old, new) for i in indices]
+                used = [i.replace(old, new) for i in used]
             kept.append(merged)
         else:
             kept.append(axis)
-    return env, kept
+    return tuple(kept), env
 
 
-def _reductions(root: Node) -> list[Reduction]:
+def reductions_of(root: Node) -> list[Reduction]:
     found: list[Reduction] = []
 
     def visit(node: Node) -> None:
@@ -187,28 +199,16 @@ def _reductions(root: Node) -> list[Reduction]:
     return found
 
 
-def _merge_reductions(root: Node, first: Resolver, made: Resolver) -> None:
+def _merge_reductions(root: Node, first: Elements, made: Elements) -> None:
     """Order each reduction's axes by descending stride and merge them, for `made` to use."""
     for name, (axes, indices) in first.reduce_axes.items():
-        reduction = next((r for r in _reductions(root) if r.axes == axes), None)
+        reduction = next((r for r in reductions_of(root) if r.axes == axes), None)
         if reduction is None:
             continue
         used = [i for u in reduction.update for i in _all_indices(u)]
         loops = sorted(axes, key=lambda a: -max((abs(_stride(i, a)) for i in used), default=0))
-        env = list(indices)
-        kept: list[Axis] = []
-        for axis in loops:
-            if kept and _mergeable(used, kept[-1], axis):
-                outer = kept.pop()
-                merged = Axis(outer.key + "_" + axis.key, outer.extent * axis.extent)
-                whole = Index.atom(merged)
-                for old, new in ((outer, whole // axis.extent), (axis, whole % axis.extent)):
-                    env = [i.replace(old, new) for i in env]
-                    used = [i.replace(old, new) for i in used]
-                kept.append(merged)
-            else:
-                kept.append(axis)
-        made.reduce_axes[name] = (tuple(kept), tuple(env))
+        kept, env = _merge(loops, list(indices), used)
+        made.reduce_axes[name] = (kept, tuple(env))
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _order(root: Node, index: Index, loops: list[Axis], lanes: int) -> Nest:
 
     walk(root, visit)
     scalar_only = not set(calls) <= VECTOR_CALLS
-    reductions = _reductions(root)
+    reductions = reductions_of(root)
     reduced = prod(a.extent for r in reductions for a in r.axes)
 
     def cost(axis: Axis) -> float:
@@ -244,7 +244,8 @@ def _order(root: Node, index: Index, loops: list[Axis], lanes: int) -> Nest:
         total = count * groups
         for access in accesses:
             c = access.coefficient(axis)
-            total += groups if c in (0, 1) else 2.0
+            scalar = 3.0 if access is index else 2.0  # a scattered store costs more than a gathered load
+            total += groups if c in (0, 1) else scalar
         return total
 
     candidates = [_Candidate(float(count + len(accesses)), None, False)]
@@ -289,98 +290,3 @@ def _units(
         per_element = reduced * (inside.extent if inside else 1)
         chunk = max(64, CHUNK // per_element // 64 * 64)
     return tuple(outer), tuple(serial), chunk if vector and chunk < vector.extent else 0
-
-
-def loop_kernel(kernel: LoopKernel, symbol: str) -> tirx.PrimFunc:
-    """The PrimFunc: pointers of `kernel.loads`, then the output."""
-    b = KernelBuilder()
-    pointers = {n: b.pointer(f"p{i}", _stored(kernel.dtypes[n])) for i, n in enumerate(kernel.loads)}
-    out = b.pointer("out", _stored(kernel.dtypes[kernel.output]))
-    base = 0
-    for nest in kernel.nests:
-        low = tirx.Max(b.begin, const(base))
-        high = tirx.Min(b.end, const(base + nest.extent))
-        with b.loop(high - low, low) as u:
-            unit = b.register(u - base, dtype="int32").value
-            _emit_unit(b, pointers, out, nest, unit, kernel)
-        base += nest.extent
-    return b.function(symbol)
-
-
-def _stored(dtype: str) -> str:
-    return "int8" if dtype == "bool" else dtype
-
-
-def _emit_unit(b: KernelBuilder, pointers: Any, out: Any, nest: Nest, unit: Any, kernel: LoopKernel) -> None:
-    point = Emitter(b, pointers, {}, reduce_vector=nest.reduce_vector, reduce_lanes=kernel.lanes)
-    chunk = None
-    if nest.vector and nest.chunk:
-        chunks = -(-nest.vector.extent // nest.chunk)
-        rest = b.register(tirx.Div(unit, const(chunks)), dtype="int32").value
-        chunk = b.register(unit - rest * chunks, dtype="int32").value
-        unit = rest
-    for axis in reversed(nest.parallel):
-        rest = b.register(tirx.Div(unit, const(axis.extent)), dtype="int32").value
-        point.axes[axis] = b.register(unit - rest * axis.extent, dtype="int32").value
-        unit = rest
-
-    def element(at: Emitter, lanes: int) -> None:
-        at.vector, at.lanes = nest.vector, lanes
-        store(at, out, nest.index, at.value(nest.root), kernel.dtypes[kernel.output])
-
-    def vectors(at: Emitter) -> None:
-        if nest.vector is None:
-            element(at, 1)
-            return
-        for start, steps, width in _runs(nest, kernel.lanes, chunk):
-            with b.loop(steps) as v:
-                inner = at.inner()
-                inner.axes[nest.vector] = start + v * width
-                if nest.inside is None:
-                    element(inner, width)
-                    continue
-                with b.loop(nest.inside.extent) as w:
-                    last = inner.inner()
-                    last.axes[nest.inside] = w
-                    element(last, width)
-
-    def loops(at: Emitter, axes: Sequence[Axis]) -> None:
-        if not axes:
-            vectors(at)
-            return
-        with b.loop(axes[0].extent) as i:
-            inner = at.inner()
-            inner.axes[axes[0]] = i
-            loops(inner, axes[1:])
-
-    loops(point, nest.serial)
-
-
-def _runs(nest: Nest, lanes: int, chunk: Any) -> list[tuple[Any, Any, int]]:
-    """(first element, steps, width) for the vector axis: whole vectors, then ever narrower ones."""
-    assert nest.vector is not None
-    extent = nest.vector.extent
-    reducing = bool(_reductions(nest.root))
-    widths = [4 * lanes] if reducing else []
-    widths += [lanes >> s for s in range(lanes.bit_length())]
-    if chunk is None:
-        runs: list[tuple[Any, Any, int]] = []
-        done = 0
-        for width in widths:
-            steps = (extent - done) // width
-            if steps:
-                runs.append((const(done), const(steps), width))
-                done += steps * width
-        return runs
-    # chunks are whole vectors; what is left belongs to the last chunk
-    whole = extent // lanes
-    start = chunk * nest.chunk
-    steps = tirx.Min(const(nest.chunk // lanes), const(whole) - chunk * (nest.chunk // lanes))
-    runs = [(start, steps, lanes)]
-    done = whole * lanes
-    last = tirx.Cast("int32", tirx.EQ(chunk, const(-(-extent // nest.chunk) - 1)))
-    for width in widths[-lanes.bit_length() + 1 :] if lanes > 1 else []:
-        if (extent - done) // width:
-            runs.append((const(done), last, width))
-            done += width
-    return runs

@@ -10,6 +10,7 @@ that the inner loop's trip count is predictable.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 
+_PREFETCH = 1024  # weights ahead of their use: hides the latency of memory where they do not fit the cache
+
 
 @dataclass(frozen=True)
 class SpmmForm:
@@ -32,6 +35,7 @@ class SpmmForm:
         rows: R, output rows of a block.
         tiles: widths J in vectors of the one or two classes of column tiles.
         lanes: fp32 lanes of a vector.
+        stream: the weights come from beyond L2 and are fetched ahead.
         chunked: the columns are cut into more than one chunk, partial sums wait in Y.
         epilogue: what happens to an accumulator before it is stored.
     """
@@ -39,6 +43,7 @@ class SpmmForm:
     rows: int
     tiles: tuple[int, ...]
     lanes: int
+    stream: bool
     chunked: bool
     epilogue: Epilogue
 
@@ -66,29 +71,29 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
     def group(phase: int, g: Any, J: int, x0: Any, y0: Any, column: Any, batch: Any) -> None:
         first, last = phases[phase] in ("first", "only"), phases[phase] in ("last", "only")
         with b.loop(rows[g + 1] - rows[g], rows[g]) as entry:
-            r0 = b.register(row[entry], dtype="int32")
-            at = b.register(r0.value * pitch + y0, dtype="int32")
-            start = b.register(base[g] + (entry - rows[g]) * count[g], dtype="int32")
+            r0 = b.register(row[entry], dtype="int32").value
+            at = b.register(r0 * pitch + y0, dtype="int32").value
+            start = b.register(base[g] + (entry - rows[g]) * count[g], dtype="int32").value
+
             def initial(r: int, j: int) -> Any:
-                return vector_of(bias[r0.value + r], V) if first else y.vector(at.value + pitch * r + j * V, V)
+                return vector_of(bias[r0 + r], V) if first else y.vector(at + pitch * r + j * V, V)
 
             acc = [[b.register(initial(r, j), V) for j in range(J)] for r in range(R)]
-            with b.loop(count[g], start.value) as k:
+            with b.loop(count[g], start) as k:
+                if form.stream:
+                    b.prefetch(value, k * R + _PREFETCH)
                 o = b.register(offset[k] + x0, dtype="int32")
                 xs = [b.register(x.vector(o.value + j * V, V), V) for j in range(J)]
                 for r in range(R):
                     w = b.register(vector_of(value[k * R + r], V), V)
                     for j in range(J):
                         b.set(acc[r][j], acc[r][j].value + w.value * xs[j].value)
-            for r in range(R):
-                for j in range(J):
-                    out = acc[r][j].value
-                    if last:
-                        out = operands.apply(
-                            out, row=r0.value + r, index=at.value - y0 + origin + pitch * r + column + j * V,
-                            batch=batch, lanes=V,
-                        )
-                    b.store(y, at.value + pitch * r + j * V, out, V)
+            for r, j in product(range(R), range(J)):
+                out = acc[r][j].value
+                if last:
+                    index = at - y0 + origin + pitch * r + column + j * V
+                    out = operands.apply(out, row=r0 + r, index=index, batch=batch, lanes=V)
+                b.store(y, at + pitch * r + j * V, out, V)
 
     def tile(J: int, column: Any, part: Any, batch: Any) -> None:
         x0 = b.register(batch * x_batch + column, dtype="int32").value
@@ -151,7 +156,13 @@ def block_mask(matrix: FloatArray, rows: int) -> BoolArray:
 
 
 def pack_spmm(
-    matrix: FloatArray, offset: npt.NDArray[np.integer[Any]], rows: int, *, chunk: int, parts: int, dense: bool = False
+    matrix: FloatArray,
+    offset: npt.NDArray[np.integer[Any]],
+    rows: int,
+    *,
+    chunk: int,
+    parts: int,
+    dense: bool = False,
 ) -> SpmmTables:
     """Pack [M, K] weights; `offset` is [K] (all rows alike) or [blocks, K] (grouped convolution).
 
@@ -172,53 +183,58 @@ def pack_spmm(
     per_row = offset if offset.ndim == 2 else np.broadcast_to(offset, (B, K))
     starts = list(range(0, K, chunk)) if chunk < K else [0]
     chunked = len(starts) > 1
-    phase_of = [0] + [1] * (len(starts) - 2) + [2] if chunked else [0]
     cuts = _balanced_cuts(mask.sum(axis=1) + 1, parts)
-    out_parts, group_rows, group_count, group_base = [0], [0], list[int](), list[int]()
-    order_all: list[IntArray] = []
-    block_list: list[IntArray] = []
-    column_list: list[IntArray] = []
-    base = 0
-    entries = 0
+    pieces: list[_Piece] = []
+    out_parts = [0]
     for lo, hi in zip(cuts[:-1], cuts[1:], strict=True):
         for phase in range(3 if chunked else 1):
             for c, start in enumerate(starts):
-                if phase_of[c] != phase:
+                if chunked and phase != (0 if c == 0 else 2 if c == len(starts) - 1 else 1):
                     continue
                 stop = min(start + chunk, K) if chunked else K
-                sub = mask[lo:hi, start:stop]
-                counts = sub.sum(axis=1)
-                order = np.argsort(counts, kind="stable")
-                bounds = np.flatnonzero(np.diff(counts[order])) + 1
-                for members in np.split(order, bounds):
-                    n = int(counts[members[0]]) if len(members) else 0
-                    if len(members) == 0 or (n == 0 and phase == 1):
-                        continue
-                    order_all.append((members + lo).astype(np.int32))
-                    which, columns = np.nonzero(sub[members])
-                    block_list.append((members[which] + lo).astype(np.int32))
-                    column_list.append((columns + start).astype(np.int32))
-                    entries += len(members)
-                    group_rows.append(entries)
-                    group_count.append(n)
-                    group_base.append(base)
-                    base += n * len(members)
-            out_parts.append(len(group_count))
-    block = np.concatenate(block_list)
-    column = np.concatenate(column_list)
+                piece = _Piece.of(mask[lo:hi, start:stop], lo, start, skip_empty=phase == 1)
+                if len(piece.order):
+                    pieces.append(piece)
+            out_parts.append(sum(len(p.group_sizes) for p in pieces))
     i32 = np.int32
+    block = np.concatenate([p.block for p in pieces])
+    column = np.concatenate([p.column for p in pieces])
+    sizes = np.concatenate([p.group_sizes for p in pieces])
+    counts = np.concatenate([p.group_counts for p in pieces])
     return SpmmTables(
         parts=np.array(out_parts, i32),
-        group_rows=np.array(group_rows, i32),
-        group_count=np.array(group_count, i32),
-        group_base=np.array(group_base, i32),
-        row=np.concatenate(order_all) * i32(rows),
+        group_rows=np.concatenate([[0], np.cumsum(sizes)]).astype(i32),
+        group_count=counts.astype(i32),
+        group_base=np.concatenate([[0], np.cumsum(sizes * counts)[:-1]]).astype(i32),
+        row=np.concatenate([p.order for p in pieces]).astype(i32) * i32(rows),
         offset=per_row[block, column].astype(i32),
         value=np.ascontiguousarray(blocks[block, :, column]),
         part_count=parts,
         chunked=chunked,
         blocks=len(block),
     )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One chunk of one part: its row blocks in execution order, in groups of equal count, and their columns."""
+
+    order: npt.NDArray[np.int64]
+    group_sizes: npt.NDArray[np.int64]
+    group_counts: npt.NDArray[np.int64]
+    block: npt.NDArray[np.int64]
+    column: npt.NDArray[np.int64]
+
+    @staticmethod
+    def of(mask: BoolArray, first_block: int, first_column: int, *, skip_empty: bool) -> _Piece:
+        counts = mask.sum(axis=1)
+        order = np.argsort(counts, kind="stable")
+        if skip_empty:
+            order = order[counts[order] > 0]
+        which, columns = np.nonzero(mask[order])
+        group_counts, group_sizes = np.unique(counts[order], return_counts=True)
+        order = order + first_block
+        return _Piece(order, group_sizes, group_counts, order[which], columns + first_column)
 
 
 def _balanced_cuts(weight: npt.NDArray[np.integer[Any]], parts: int) -> list[int]:

@@ -1,165 +1,125 @@
-"""ONNX nodes -> Relax -> the TE stages of TVM's legalisation, and which of them are kept in memory."""
+"""TE stages: what one s_tir block of a legalised PrimFunc computes, element by element."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import count
-from math import prod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import onnx
-import tvm
-from tvm import relax
-from tvm.ir import GenericConst
-from tvm.relax.frontend.onnx import from_onnx
+from tvm import tirx
 
-from sparsecc.errors import UnsupportedOpError
-from sparsecc.targets.kernels.expressions import Stage, children, stages_of
-
-Array = npt.NDArray[Any]
-_CHEAP_CALLS = {"if_then_else", "likely", "fabs", "shift_left", "shift_right", "bitwise_and", "bitwise_or"}
+BINARY = {
+    "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Mod": "mod", "FloorDiv": "floordiv",
+    "FloorMod": "floormod", "Min": "min", "Max": "max", "And": "and", "Or": "or", "EQ": "eq", "NE": "ne",
+    "LT": "lt", "LE": "le", "GT": "gt", "GE": "ge", "BitwiseAnd": "bitand", "BitwiseOr": "bitor",
+    "BitwiseXor": "bitxor", "LShift": "shl", "RShift": "shr",
+}  # fmt: skip
 
 
-@dataclass
-class StageGraph:
-    """All stages of a chain in topological order.
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One s_tir block: `outputs` element by element over `axes`, reduced over `reduce`.
 
     Attributes:
-        producers: the stage that computes a value.
-        types: shape and dtype per value.
-        numbers: values that are one constant number.
-        arrays: values that are larger constants.
-        outputs: for each output of the ONNX graph the value that holds it.
-        functions: keeps the TIR alive, whose handles the stages refer to.
+        axes, reduce: block variables (as hashable handles) and their extents.
+        init: per output the first value of a reduction.
+        lets: local variables of the body, in order.
+        values: per output the expression stored.
+        buffers: value names of the buffers that the expressions load, by variable handle.
     """
 
-    producers: dict[str, Stage] = field(default_factory=dict[str, Stage])
-    types: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict[str, tuple[tuple[int, ...], str]])
-    numbers: dict[str, float] = field(default_factory=dict[str, float])
-    arrays: dict[str, Array] = field(default_factory=dict[str, Array])
-    outputs: list[str] = field(default_factory=list[str])
-    functions: list[Any] = field(default_factory=list[Any])
+    outputs: tuple[str, ...]
+    axes: tuple[tuple[int, int], ...]
+    reduce: tuple[tuple[int, int], ...]
+    init: tuple[Any, ...]
+    lets: tuple[tuple[int, Any], ...]
+    values: tuple[Any, ...]
+    buffers: Mapping[int, str]
+
+    def loaded(self) -> set[str]:
+        """Names of all buffers it reads, its own states excepted."""
+        found: set[str] = set()
+
+        def visit(e: Any) -> None:
+            if type(e).__name__ == "TensorLoad":
+                found.add(self.buffers[hash(e.source)])
+            for child in children(e):
+                visit(child)
+
+        for e in (*self.init, *self.values, *(v for _, v in self.lets)):
+            visit(e)
+        return found - set(self.outputs)
 
     @property
-    def stages(self) -> list[Stage]:
-        return list(dict.fromkeys(self.producers.values()))
-
-    def add_constant(self, name: str, array: Array) -> None:
-        self.types[name] = (array.shape, str(array.dtype))
-        if array.size == 1:
-            self.numbers[name] = array.item()
-        else:
-            self.arrays[name] = array
+    def shape(self) -> tuple[int, ...]:
+        return tuple(n for _, n in self.axes)
 
 
-def import_stages(model: onnx.ModelProto, where: str) -> StageGraph:
-    """Run TVM's importer and legalisation; graph inputs keep their names.
+def children(e: Any) -> list[Any]:
+    """The direct subexpressions of a TIR expression."""
+    kind = type(e).__name__
+    if kind in BINARY:
+        return [e.a, e.b]
+    if kind == "TensorLoad":
+        return list(e.indices)
+    if kind == "Call":
+        return list(e.args)
+    if kind == "Select":
+        return [e.condition, e.true_value, e.false_value]
+    if kind == "Cast":
+        return [e.value]
+    return [e.a] if kind in ("Not", "BitwiseNot") else []
 
-    Raises:
-        UnsupportedOpError: the importer or the legalisation has no rule for an op; `where` names the nodes.
+
+TensorTypes = dict[str, tuple[tuple[int, ...], str]]  # shape and dtype by value name
+
+
+def stages_of(func: Any, names: Sequence[str], fresh: Callable[[], str]) -> tuple[list[Stage], TensorTypes]:
+    """The stages of an s_tir PrimFunc whose buffer parameters are the values `names`.
+
+    Returns the stages in order, and shape and dtype of the internal buffers, named by `fresh`.
+    Raises NotImplementedError for blocks that are not one store per element.
     """
-    try:
-        module = from_onnx(model, keep_params_in_input=False)
-        module = relax.transform.FoldConstant()(relax.transform.LegalizeOps()(module))
-    except (tvm.error.OpNotImplemented, tvm.error.InternalError, NotImplementedError, ValueError, TypeError, KeyError, AssertionError) as error:
-        text = str(error).strip().splitlines()
-        raise UnsupportedOpError(
-            f"{where}: TVM's ONNX importer cannot lower this node ({text[-1] if text else type(error).__name__}); "
-            "replace it by simpler ops before compiling"
-        ) from error
-    graph = StageGraph()
-    main = module["main"]
-    names: dict[int, Any] = {}
-    for param, value in zip(main.params, model.graph.input, strict=True):
-        names[hash(param)] = value.name
-        graph.types[value.name] = _tensor_type(param.ty)
-    serial = count()
-    for block in main.body.blocks:
-        for binding in block.bindings:
-            names[hash(binding.var)] = _bind(graph, module, binding.value, names, serial, where)
-    result = _operand(graph, main.body.body, names, serial)
-    graph.outputs = list(result) if isinstance(result, tuple) else [result]
-    return graph
+    buffers = {hash(p): n for p, n in zip(func.params, names, strict=True)}
+    root = func.body.block
+    internal: dict[str, tuple[tuple[int, ...], str]] = {}
+    for buffer in root.alloc_buffers:
+        buffers[hash(buffer)] = fresh()
+        internal[buffers[hash(buffer)]] = (tuple(int(n) for n in buffer.shape), str(buffer.dtype))
+    body = root.body
+    stages: list[Stage] = []
+    for statement in body.seq if isinstance(body, tirx.SeqStmt) else [body]:
+        inner: Any = statement
+        while type(inner).__name__ == "For":
+            inner = inner.body
+        if type(inner).__name__ != "SBlockRealize" or len(inner.block.alloc_buffers):
+            raise NotImplementedError(f"statement {type(inner).__name__}")
+        stages.append(_stage(inner.block, buffers))
+    return stages, internal
 
 
-def _tensor_type(ty: Any) -> tuple[tuple[int, ...], str]:
-    return tuple(int(n) for n in ty.shape), str(ty.dtype)
-
-
-def _operand(graph: StageGraph, expr: Any, names: Mapping[int, Any], serial: Any) -> Any:
-    if isinstance(expr, GenericConst):
-        name = f"constant{next(serial)}"
-        graph.add_constant(name, expr.value.numpy())
-        return name
-    return names[hash(expr)]
-
-
-def _bind(graph: StageGraph, module: Any, value: Any, names: Mapping[int, Any], serial: Any, where: str) -> Any:
-    """The name, or tuple of names, of what a binding's right-hand side yields."""
-    if isinstance(value, relax.Tuple):
-        return tuple(_operand(graph, f, names, serial) for f in value.fields)
-    if isinstance(value, relax.TupleGetItem):
-        return names[hash(value.tuple_value)][value.index]
-    if not isinstance(value, relax.Call):
-        return _operand(graph, value, names, serial)
-    if value.op.name != "relax.call_tir":
-        raise UnsupportedOpError(
-            f"{where}: TVM has no lowering for {value.op.name}; replace it by simpler ops before compiling"
-        )
-    args = [_operand(graph, a, names, serial) for a in value.args[1].fields]
-    ty = value.ty_args[0]
-    types = [_tensor_type(f) for f in ty.fields] if isinstance(ty, relax.TupleType) else [_tensor_type(ty)]
-    results = [f"value{next(serial)}" for _ in types]
-    graph.types |= dict(zip(results, types, strict=True))
-    func = module[value.args[0]]
-    graph.functions.append(func)
-    try:
-        stages, internal = stages_of(func, [*args, *results], lambda: f"value{next(serial)}")
-    except NotImplementedError as error:
-        raise UnsupportedOpError(f"{where}: {value.args[0].name_hint} has no element-wise form ({error})") from error
-    graph.types |= internal
-    for stage in stages:
-        graph.producers |= dict.fromkeys(stage.outputs, stage)
-    return tuple(results) if len(results) > 1 or isinstance(ty, relax.TupleType) else results[0]
-
-
-def kept_stages(graph: StageGraph) -> list[Stage]:
-    """The stages that become kernels of their own, in order; all others are inlined into them.
-
-    Outputs are kept; a reduction, or a stage with a costly call, is kept where inlining would evaluate
-    it more often than once per element.
-    """
-    stages = graph.stages
-    consumers: dict[Stage, list[Stage]] = {s: [] for s in stages}
-    for stage in stages:
-        for name in stage.loaded():
-            if name in graph.producers:
-                consumers[graph.producers[name]].append(stage)
-    kept: set[Stage] = set()
-    evaluations: dict[Stage, dict[Stage, int]] = {}
-    for stage in reversed(stages):
-        size = prod(stage.shape)
-        by_root: dict[Stage, int] = {}
-        for consumer in consumers[stage]:
-            inner = prod(n for _, n in consumer.reduce)
-            roots = {consumer: prod(consumer.shape)} if consumer in kept else evaluations[consumer]
-            for root, times in roots.items():
-                by_root[root] = max(by_root.get(root, 0), times * inner)
-        repeated = sum(by_root.values()) > size
-        if set(stage.outputs) & set(graph.outputs) or (repeated and (stage.reduce or _is_costly(stage))):
-            kept.add(stage)
-        evaluations[stage] = by_root
-    return [s for s in stages if s in kept]
-
-
-def _is_costly(stage: Stage) -> bool:
-    stack: list[Any] = [*stage.values, *(v for _, v in stage.lets)]
-    while stack:
-        e = stack.pop()
-        if type(e).__name__ == "Call" and str(e.op.name).rsplit(".", 1)[-1] not in _CHEAP_CALLS:
-            return True
-        stack += children(e)
-    return False
+def _stage(block: Any, buffers: Mapping[int, str]) -> Stage:
+    spatial = [(hash(v.var), int(v.dom.extent)) for v in block.iter_vars if v.iter_type == 0]
+    reduce = [(hash(v.var), int(v.dom.extent)) for v in block.iter_vars if v.iter_type == 2]
+    if len(spatial) + len(reduce) != len(block.iter_vars):
+        raise NotImplementedError("block with an ordered axis")
+    lets: list[tuple[int, Any]] = []
+    stores: dict[str, Any] = {}
+    for s in block.body.seq if isinstance(block.body, tirx.SeqStmt) else [block.body]:
+        if isinstance(s, tirx.Bind):
+            lets.append((hash(s.var), s.value))
+            continue
+        if not isinstance(s, tirx.BufferStore):
+            raise NotImplementedError(f"statement {type(s).__name__} in a block")
+        if [hash(i) for i in s.indices] != [h for h, _ in spatial]:
+            raise NotImplementedError("a store that is not at the block's own axes")
+        stores[buffers[hash(s.buffer)]] = s.value
+    first: dict[str, Any] = {}
+    if reduce:
+        init = block.init
+        stores_first: Any = init.seq if isinstance(init, tirx.SeqStmt) else [init]
+        first = {buffers[hash(s.buffer)]: s.value for s in stores_first}
+    return Stage(
+        tuple(stores), tuple(spatial), tuple(reduce), tuple(first[o] for o in stores) if reduce else (),
+        tuple(lets), tuple(stores.values()), buffers,
+    )  # fmt: skip

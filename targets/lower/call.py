@@ -136,7 +136,7 @@ def conv_geometry(call: Call) -> ConvGeometry | None:
     kernel = tuple(int(k) for k in w.shape[2:])
     stride = attribute_ints(call.anchor, "strides") or (1,) * spatial
     dilation = attribute_ints(call.anchor, "dilations") or (1,) * spatial
-    pads = _pads(call.anchor, in_shape[2:], out_shape[2:], kernel, stride, dilation)
+    pads = padding(call.anchor, in_shape[2:], out_shape[2:], kernel, stride, dilation)
     groups = attribute_int(call.anchor, "group", 1)
 
     def pair(values: tuple[int, ...], missing: int) -> tuple[int, int]:
@@ -155,7 +155,7 @@ def conv_geometry(call: Call) -> ConvGeometry | None:
     )
 
 
-def _pads(
+def padding(
     node: ir.Node,
     size: tuple[int, ...],
     out_size: tuple[int, ...],

@@ -13,13 +13,15 @@ from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.kernels.depthwise import DepthwiseForm, choose_strip, depthwise_kernel
 from sparsecc.targets.kernels.split import SplitForm, minimum_pitch, plan_phases, split_kernel, tap_offsets
 from sparsecc.targets.kernels.spmm import SpmmForm, pack_spmm, spmm_kernel, tile_classes
-from sparsecc.targets.layout import Layout, PlaneSpec, round_up
+from sparsecc.targets.layout import ROW_SLACK, Layout, PlaneSpec, round_up
 from sparsecc.targets.lower.call import Call, Tail, tail_of
 from sparsecc.targets.lower.regions import PlaneRegions, flat, has_padding
 from sparsecc.targets.lower.select import choose_spmm
 from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored, base, shape_of
 
 FloatArray = npt.NDArray[np.float32]
+
+_STREAMED = 128 * 1024  # bytes of weights from which fetching ahead pays
 
 
 def as_planes(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -57,9 +59,14 @@ def output_layout(low: Lowering, regions: PlaneRegions, call: Call, g: ConvGeome
     return layout
 
 
+def padded_rows_of(rows: int) -> int:
+    """Length of a per-row constant that kernels may read beyond the last row: a block, or whole vectors."""
+    return round_up(rows + ROW_SLACK, 16)
+
+
 def padded_bias(value: Any, tail: Tail, rows: int) -> FloatArray:
     """Bias and leading constant additions, with room for a kernel's last block of rows."""
-    bias = np.zeros(round_up(rows, 16), np.float32)
+    bias = np.zeros(padded_rows_of(rows), np.float32)
     given = constant_of(value)
     if given is not None:
         bias[:rows] += given.reshape(-1)
@@ -70,7 +77,7 @@ def padded_bias(value: Any, tail: Tail, rows: int) -> FloatArray:
 
 def row_operand_pointers(low: Lowering, tail: Tail) -> list[Pointer]:
     """The tail's per-row constants, padded as the bias is."""
-    return [p for a in tail.row_operands for p in low.pack(np.pad(a, (0, round_up(a.size, 16) - a.size)))]
+    return [p for a in tail.row_operands for p in low.pack(np.pad(a, (0, padded_rows_of(a.size) - a.size)))]
 
 
 def residuals(low: Lowering, tail: Tail, layout: Layout) -> list[Stored]:
@@ -159,7 +166,7 @@ def _dense_or_sparse(
     taps_count = g.kernel[0] * g.kernel[1]
     choice = choose_spmm(
         matrix, vectors, taps_count, low.machine, group_rows=g.out_channels // g.groups, batch=batch,
-        dense_only=low.dense_only,
+        dense_only=low.keep_dense(call.name),
     )
     offsets = taps
     if g.groups > 1:
@@ -243,7 +250,8 @@ def spmm_call(
     parts = 1 if tiles >= 8 or tiles % 2 == 0 else 4 if tiles < 3 else 2
     parts = min(parts, max(1, matrix.shape[0] // (4 * choice.rows)))
     tables = pack_spmm(matrix, offsets, choice.rows, chunk=choice.chunk, parts=parts, dense=choice.dense)
-    form = SpmmForm(choice.rows, widths, low.machine.lanes, tables.chunked, tail.epilogue)
+    stream = choice.rows >= 4 and tables.value.nbytes >= _STREAMED
+    form = SpmmForm(choice.rows, widths, low.machine.lanes, stream, tables.chunked, tail.epilogue)
     symbol = low.kernel("spmm", form, lambda s: spmm_kernel(form, s))
     pointers = low.pack(
         tables.parts, tables.group_rows, tables.group_count, tables.group_base, tables.row, tables.offset, tables.value

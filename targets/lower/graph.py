@@ -27,11 +27,16 @@ NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
 
 class GraphLowering:
-    """Lowers one model; `run` returns the plan without object files."""
+    """Lowers one model; `run` returns the plan without object files.
 
-    def __init__(self, model: ir.Model, machine: Machine, *, dense_only: bool = False) -> None:
+    `dense_only` keeps all layers dense, `dense_layers` those named.
+    """
+
+    def __init__(
+        self, model: ir.Model, machine: Machine, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()
+    ) -> None:
         self.model = model
-        self.low = Lowering(model, machine, dense_only=dense_only)
+        self.low = Lowering(model, machine, dense_only=dense_only, dense_layers=dense_layers)
         self.regions = PlaneRegions(model, machine.lanes)
         self.wishes = Preferences(model, self.regions, machine.lanes)
         self.low.copier = copy_to

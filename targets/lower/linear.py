@@ -11,7 +11,7 @@ from sparsecc.ir import encoding_of
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, tail_of
-from sparsecc.targets.lower.conv import residuals, row_operand_pointers, spmm_call
+from sparsecc.targets.lower.conv import padded_rows_of, residuals, row_operand_pointers, spmm_call
 from sparsecc.targets.lower.select import choose_rows, choose_spmm
 from sparsecc.targets.lower.state import LayerReport, Lowering, Stored, at_origin, base, shape_of
 
@@ -48,7 +48,7 @@ def lower_linear(low: Lowering, call: Call, weights: LinearWeights) -> None:
         shape = (shape[1], shape[0])
     rows = weights.matrix.shape[0]
     tail = tail_of(call, rows)
-    bias = np.zeros(round_up(rows, 16), np.float32)
+    bias = np.zeros(padded_rows_of(rows), np.float32)
     for part in (weights.bias, tail.bias):
         if part is not None:
             bias[:rows] += part
@@ -89,7 +89,7 @@ def _few_columns(
     x = _require(low, x_value, shape, weights.transposed_input, unit=False)
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
-    choice = choose_rows(matrix, N, low.machine, dense_only=low.dense_only)
+    choice = choose_rows(matrix, N, low.machine, dense_only=low.keep_dense(call.name))
     chains = choose_chains(N, matrix.shape[1], dense=choice.dense)
     tables = pack_rows(matrix, V, chains, dense=choice.dense)
     form = RowsForm(N, chains, choice.dense, V, tail.epilogue)
@@ -126,7 +126,7 @@ def _many_columns(
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
     vectors = -(-columns_of(shape) // V)
-    choice = choose_spmm(matrix, vectors, 1, low.machine, group_rows=matrix.shape[0], batch=1, dense_only=low.dense_only)
+    choice = choose_spmm(matrix, vectors, 1, low.machine, group_rows=matrix.shape[0], batch=1, dense_only=low.keep_dense(call.name))
     offsets = view.origin + np.arange(matrix.shape[1], dtype=np.int64) * view.strides[1]
     symbol, tables, extent, counts = spmm_call(low, matrix, offsets, choice, vectors, 1, tail)
     extra = residuals(low, tail, y.layout)

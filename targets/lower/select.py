@@ -16,8 +16,8 @@ FloatArray = npt.NDArray[np.float32]
 
 # (R, J) register tiles by vector registers; J is the widest tile. The first of a list is used dense.
 _TILES: dict[int, tuple[tuple[int, int], ...]] = {
-    32: ((8, 3), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),
-    16: ((4, 3), (4, 2), (2, 4), (1, 6), (1, 4)),
+    32: ((8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),
+    16: ((4, 3), (6, 2), (4, 2), (2, 4), (1, 6), (1, 4)),
 }
 
 
@@ -75,23 +75,25 @@ def choose_spmm(
         width = widths[0]
         # neighbouring taps of a channel read overlapping vectors
         column_bytes = width * machine.lanes * 4 * (1.0 if taps == 1 else 0.4)
-        fits = max(32, int(0.75 * machine.l1_bytes / column_bytes) // 16 * 16)
         mask = block_mask(matrix, R)
         for dense in (True,) if dense_only else (False, True):
             live = np.ones_like(mask) if dense else mask
-            for chunk in {K, fits} if fits < K else {K}:
-                columns = min(chunk, K)
-                if K % columns and K % columns < columns // 2:
-                    columns = -(-K // -(-K // columns))
+            for chunk in _chunks(K):
+                columns = -(-K // -(-K // chunk))
                 entries = mask.shape[0] * -(-K // columns)
                 used = columns * min(1.0, _density(live, columns))
-                shape = SpmmShape(R, width, entries, int(live.sum()), vectors, int(used), column_bytes, batch)
+                shape = SpmmShape(R, width, entries, int(live.sum()), vectors, int(used), column_bytes, columns < K, batch)
                 candidates.append(SpmmChoice(R, J, columns, dense, spmm_seconds(shape, model), 0.0))
     dense_seconds = min((c.seconds for c in candidates if c.dense), default=0.0)
     best = min(candidates, key=lambda c: (c.seconds, not c.dense))
     if not best.dense and best.seconds > 0.97 * dense_seconds:
         best = min((c for c in candidates if c.dense), key=lambda c: c.seconds)
     return SpmmChoice(best.rows, best.width, best.chunk, best.dense, best.seconds, dense_seconds)
+
+
+def _chunks(columns: int) -> list[int]:
+    """Chunk lengths worth pricing."""
+    return [columns, *(c for c in (512, 256, 192, 128, 96, 64) if c < columns)]
 
 
 def _density(mask: npt.NDArray[Any], columns: int) -> float:

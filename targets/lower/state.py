@@ -93,9 +93,11 @@ class Machine:
 class Lowering:
     """The state of one lowering; the op modules add to it."""
 
-    def __init__(self, model: ir.Model, machine: Machine, *, dense_only: bool = False) -> None:
+    def __init__(
+        self, model: ir.Model, machine: Machine, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()
+    ) -> None:
         self.model = model
-        self.dense_only = dense_only
+        self._dense_only, self._dense_layers = dense_only, dense_layers
         self.machine = machine
         self.weights = Weights()
         self.steps: list[PendingStep] = []
@@ -105,6 +107,10 @@ class Lowering:
         self._stored: dict[ir.Value, list[Stored]] = {}
         self.copier: Callable[[Lowering, Stored, tuple[int, ...], Layout, str], Stored] | None = None
         self.after_copy: Callable[[ir.Value, Stored], None] | None = None
+
+    def keep_dense(self, layer: str) -> bool:
+        """Whether the caller wants this layer dense."""
+        return self._dense_only or layer in self._dense_layers
 
     # values
     def define(self, value: ir.Value, stored: Stored) -> None:

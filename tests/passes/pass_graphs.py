@@ -20,7 +20,7 @@ Weights = Mapping[str, "tuple[int, ...] | np.ndarray | float | list[int]"]
 
 
 def array_of(name: str, spec: tuple[int, ...] | np.ndarray | float | list[int]) -> np.ndarray:
-    """A given array or float32 number, int64 list, or standard normal numbers of a shape, seeded by the name."""
+    """An array, a float32 number, an int64 list, or normal numbers of a shape, seeded by the name."""
     if isinstance(spec, np.ndarray):
         return spec
     if isinstance(spec, list):
@@ -31,7 +31,7 @@ def array_of(name: str, spec: tuple[int, ...] | np.ndarray | float | list[int]) 
 
 
 def proto_of(text: str, weights: Weights | None = None, opset: int = OPSET) -> onnx.ModelProto:
-    """`(float[1,3,8,8] x) => (float y) { y = Conv(x, w) }` and the weights by name; `a__b` in the text is `a.b`."""
+    """`(float[1,3,8,8] x) => (float y) { y = Conv(x, w) }`, weights by name; `a__b` in the text is `a.b`."""
     proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> test {text}')
     for node in proto.graph.node:
         node.input[:] = [name.replace("__", ".") for name in node.input]

@@ -36,7 +36,9 @@ def test_a_transposed_parameter_keeps_name_history_and_encoding() -> None:
     weight = np.ones((8, 8), np.float32)
     weight[:4, ::2] = 0
     weight[4:, 1::2] = 0
-    model = graph("(float[2,8] x) => (float y) { t = Transpose(fc__weight) y = MatMul(x, t) }", {"fc.weight": weight})
+    model = graph(
+        "(float[2,8] x) => (float y) { t = Transpose(fc__weight) y = MatMul(x, t) }", {"fc.weight": weight}
+    )
     value = model.graph.initializers["fc.weight"]
     set_encoding(value, Encoding("block", rows=4, columns=1))
     run("fold-constants", model)
@@ -83,7 +85,9 @@ def test_a_folded_output_stays_an_output() -> None:
 
 
 def test_growth_is_refused() -> None:
-    model = graph("(float[1024,512] x) => (float y) { e = Expand(c, s) y = Add(x, e) }", {"c": (1,), "s": [1024, 512]})
+    model = graph(
+        "(float[1024,512] x) => (float y) { e = Expand(c, s) y = Add(x, e) }", {"c": (1,), "s": [1024, 512]}
+    )
     ctx = run("fold-constants", model)
     assert codes(ctx) == ["too-large"]
     assert "Expand" in ops(model)

@@ -11,7 +11,8 @@ from sparsecc.ir import dump
 
 def test_golden(golden: Golden) -> None:
     text = """(float[1,4,6,6] x) => (float y, float z) {
-        p = Pad(x, pads, zero)  y = Conv<pads=[1,0,0,0]>(p, w)  z = Conv<auto_pad="VALID", strides=[2,2]>(p, w) }"""
+        p = Pad(x, pads, zero)  y = Conv<pads=[1,0,0,0]>(p, w)
+        z = Conv<auto_pad="VALID", strides=[2,2]>(p, w) }"""
     model = graph(text, {"pads": [0, 0, 0, 1, 0, 0, 1, 1], "zero": 0.0, "w": (6, 4, 3, 3)})
     run("fold-pad", model)
     golden(dump(model))

@@ -53,7 +53,8 @@ def test_tails(anchor: str, tail: str, name: str) -> None:
 
 def test_golden(golden: Golden) -> None:
     text = """(float[1,4,5,5] x) => (float y) {
-        a = Conv(x, w1)  b = Clip(a, lo, hi)  c = Conv(b, w2, bias)  d = Conv(x, w1)  e = Add(c, d)  y = Relu(e) }"""
+        a = Conv(x, w1)  b = Clip(a, lo, hi)  c = Conv(b, w2, bias)
+        d = Conv(x, w1)  e = Add(c, d)  y = Relu(e) }"""
     weights: Weights = {"w1": (6, 4, 1, 1), "w2": (6, 6, 1, 1), "bias": (6,), "lo": 0.0, "hi": 6.0}
     model = graph(text, weights)
     run("fuse-epilogues", model)
@@ -61,14 +62,16 @@ def test_golden(golden: Golden) -> None:
 
 
 def test_a_residual_goes_into_the_later_anchor() -> None:
-    text = """(float[1,4,5,5] x) => (float y) { a = Conv(x, w)  r = Relu(a)  b = Conv(r, w2)  c = Add(b, r)  y = Tanh(c) }"""
+    text = """(float[1,4,5,5] x) => (float y) {
+        a = Conv(x, w)  r = Relu(a)  b = Conv(r, w2)  c = Add(b, r)  y = Tanh(c) }"""
     model = graph(text, {"w": (6, 4, 1, 1), "w2": (6, 6, 1, 1)})
     run("fuse-epilogues", model)
     assert ops(model) == ["Conv_Relu", "Conv_Add_Tanh"]
 
 
 def test_parts_for_the_planner() -> None:
-    text = "(float[2,3,4] x, float[2,3,6] r) => (float y) { m = MatMul(x, w) a = Add(m, b) c = Add(r, a) y = Relu(c) }"
+    text = """(float[2,3,4] x, float[2,3,6] r) => (float y) {
+        m = MatMul(x, w)  a = Add(m, b)  c = Add(r, a)  y = Relu(c) }"""
     model = graph(text, {"w": (4, 6), "b": (6,)})
     run("fuse-epilogues", model)
     (call,) = model.graph
@@ -96,7 +99,9 @@ def test_overloads_are_numbered() -> None:
 
 
 def test_survives_saving_and_capturing_again() -> None:
-    model = graph("(float[2,4] x) => (float y) { a = MatMul(x, w) b = Add(a, k) y = Relu(b) }", {"w": (4, 4), "k": 2.0})
+    model = graph(
+        "(float[2,4] x) => (float y) { a = MatMul(x, w) b = Add(a, k) y = Relu(b) }", {"w": (4, 4), "k": 2.0}
+    )
     run("fuse-epilogues", model)
     again = capture(ir.to_proto(model).SerializeToString())
     assert dump(again) == dump(model)
@@ -106,7 +111,11 @@ def test_survives_saving_and_capturing_again() -> None:
 
 REFUSALS: list[tuple[str, str, str]] = [
     ("two readers", "a = Conv(x, w) y = Relu(a) z = Tanh(a)", "multiple-consumers"),
-    ("bounds from the input", "m = ReduceMax<keepdims=0>(x) a = Conv(x, w) y = Clip(a, , m) z = Relu(m)", "not-constant"),
+    (
+        "bounds from the input",
+        "m = ReduceMax<keepdims=0>(x) a = Conv(x, w) y = Clip(a, , m) z = Relu(m)",
+        "not-constant",
+    ),
     ("spatial constant", "a = Conv(x, w) y = Add(a, plane) z = Relu(x)", "broadcast"),
     ("gate per channel", "a = Conv(x, w) g = GlobalAveragePool(x) y = Mul(a, g) z = Relu(x)", "broadcast"),
     ("broadcast up", "a = Conv(x, w) y = Add(a, batch) z = Relu(x)", "broadcast"),
@@ -133,7 +142,8 @@ def test_a_graph_output_ends_the_tail() -> None:
 def test_a_subgraph_that_reads_the_value_is_refused() -> None:
     text = """(float[2,4] x, bool c) => (float y, float z) {
         a = MatMul(x, w)  y = Relu(a)
-        z = If(c) <then_branch = g1 () => (float[2,4] p) { p = Neg(a) }, else_branch = g2 () => (float[2,4] q) { q = Abs(a) }> }"""
+        z = If(c) <then_branch = g1 () => (float[2,4] p) { p = Neg(a) },
+                   else_branch = g2 () => (float[2,4] q) { q = Abs(a) }> }"""
     model = graph(text, {"w": (4, 4)})
     ctx = run("fuse-epilogues", model)
     assert codes(ctx) == ["subgraph"]

@@ -43,7 +43,11 @@ def test_golden(golden: Golden) -> None:
 
 MATCHES: list[tuple[str, str, list[str]]] = [
     ("erf x*(0.5*f)", "d = Mul(x, inv2) e = Erf(d) a = Add(one, e) h = Mul(half, a) y = Mul(x, h)", ["Gelu"]),
-    ("erf (x*0.5)*f", "d = Div(x, root2) e = Erf(d) a = Add(e, one) h = Mul(x, half) y = Mul(h, a)", ["Gelu"]),
+    (
+        "erf (x*0.5)*f",
+        "d = Div(x, root2) e = Erf(d) a = Add(e, one) h = Mul(x, half) y = Mul(h, a)",
+        ["Gelu"],
+    ),
     ("erf /2", "d = Div(x, root2) e = Erf(d) a = Add(e, one) h = Mul(x, a) y = Div(h, two)", ["Gelu"]),
     (
         "tanh pow",
@@ -59,13 +63,17 @@ MATCHES: list[tuple[str, str, list[str]]] = [
     ),
     (
         "tanh square",
-        "p = Pow(x, two) r = Mul(x, p) q = Mul(tc, r) s = Add(q, x) u = Mul(tk, s) t = Tanh(u) a = Add(t, one) "
-        "h = Mul(half, a) y = Mul(x, h)",
+        "p = Pow(x, two) r = Mul(x, p) q = Mul(tc, r) s = Add(q, x) u = Mul(tk, s) t = Tanh(u) "
+        "a = Add(t, one) h = Mul(half, a) y = Mul(x, h)",
         ["Gelu"],
     ),
     ("hard swish", "a = Add(x, three) c = Clip(a, zero, six) m = Mul(x, c) y = Div(m, six)", ["HardSwish"]),
     ("hard swish 2", "a = Add(three, x) c = Clip(a, zero, six) d = Div(c, six) y = Mul(d, x)", ["HardSwish"]),
-    ("hard swish 3", "a = Add(x, three) c = Clip(a, zero, six) d = Mul(x, sixth) y = Mul(d, c)", ["HardSwish"]),
+    (
+        "hard swish 3",
+        "a = Add(x, three) c = Clip(a, zero, six) d = Mul(x, sixth) y = Mul(d, c)",
+        ["HardSwish"],
+    ),
     ("hard swish 4", "h = HardSigmoid<alpha=0.16666667>(x) y = Mul(x, h)", ["HardSwish"]),
     (
         "layer norm pow",
@@ -87,12 +95,14 @@ MATCHES: list[tuple[str, str, list[str]]] = [
     ),
     (
         "rms norm",
-        "q = Pow(x, two) v = ReduceMean(q, last) e = Add(v, eps) s = Sqrt(e) r = Reciprocal(s) n = Mul(x, r) y = Mul(n, g)",
+        "q = Pow(x, two) v = ReduceMean(q, last) e = Add(v, eps) s = Sqrt(e) r = Reciprocal(s) "
+        "n = Mul(x, r) y = Mul(n, g)",
         ["RMSNormalization"],
     ),
     (
         "rms norm by power",
-        "q = Mul(x, x) v = ReduceMean(q, last) e = Add(eps, v) r = Pow(e, neg_half) n = Mul(r, x) y = Mul(g, n)",
+        "q = Mul(x, x) v = ReduceMean(q, last) e = Add(eps, v) r = Pow(e, neg_half) "
+        "n = Mul(r, x) y = Mul(g, n)",
         ["RMSNormalization"],
     ),
 ]
@@ -107,7 +117,10 @@ def test_matches(name: str, body: str, expected: list[str]) -> None:
 
 NO_MATCHES: list[tuple[str, str]] = [
     ("wrong constant", "d = Div(x, two) e = Erf(d) a = Add(e, one) m = Mul(x, a) y = Mul(m, half)"),
-    ("another value", "z = Neg(x) d = Div(x, root2) e = Erf(d) a = Add(e, one) m = Mul(z, a) y = Mul(m, half)"),
+    (
+        "another value",
+        "z = Neg(x) d = Div(x, root2) e = Erf(d) a = Add(e, one) m = Mul(z, a) y = Mul(m, half)",
+    ),
     ("wrong bounds", "a = Add(x, three) c = Clip(a, one, six) m = Mul(x, c) y = Div(m, six)"),
     ("swish", "s = Sigmoid(x) y = Mul(x, s)"),
     ("plain quotient", "s = Sqrt(x2) y = Div(x, s) x2 = Mul(x, x)"),

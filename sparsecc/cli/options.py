@@ -1,0 +1,148 @@
+"""Options that several verbs share, and their readers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from sparsecc.errors import UsageError
+
+if TYPE_CHECKING:
+    from sparsecc.passes.hooks import Hook
+
+
+class Verbs(Protocol):
+    """What argparse's `add_subparsers` returns, as far as verbs need it."""
+
+    def add_parser(self, name: str, **options: object) -> argparse.ArgumentParser: ...
+
+
+def add_verb(verbs: Verbs, name: str, summary: str, details: str, examples: str) -> argparse.ArgumentParser:
+    """A verb's parser with its help texts."""
+    return verbs.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """SOURCE and --shape."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="an .onnx file, or file.py:function that returns (module, example_inputs)",
+    )
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME=DIMS",
+        help="fix the shape of an input, such as x=1,3,224,224 (may be repeated)",
+    )
+
+
+def add_sparsity(parser: argparse.ArgumentParser) -> None:
+    """--pattern, --sparsity, --scope, --skip and --min-size."""
+    group = parser.add_argument_group("sparsity (magnitude, without training)")
+    group.add_argument("--pattern", help="unstructured, RxC such as 4x1, N:M such as 2:4, or fan-in")
+    group.add_argument(
+        "--sparsity", type=float, metavar="SHARE", help="share of zeros, such as 0.8; N:M has its own"
+    )
+    group.add_argument(
+        "--scope", choices=("layer", "global"), default="layer", help="each layer alike, or one threshold"
+    )
+    group.add_argument(
+        "--skip", action="append", default=[], metavar="GLOB", help="layers to leave alone (may be repeated)"
+    )
+    group.add_argument(
+        "--min-size", type=int, default=1024, metavar="N", help="leave smaller weights alone (%(default)s)"
+    )
+
+
+def add_hooks(parser: argparse.ArgumentParser) -> None:
+    """What watches the passes."""
+    group = parser.add_argument_group("watching the passes")
+    group.add_argument(
+        "--print-after",
+        action="append",
+        default=[],
+        metavar="PASS",
+        help="print the graph after a pass, or `all` (may be repeated)",
+    )
+    group.add_argument(
+        "--dump-dir", type=Path, metavar="FOLDER", help="write the graph after every pass there"
+    )
+    group.add_argument("--verify-each", action="store_true", help="check the graph after every pass")
+    group.add_argument(
+        "--compare-each", action="store_true", help="compare the numbers before and after every pass"
+    )
+    group.add_argument("--time-passes", action="store_true", help="print how long every pass took")
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """--threads."""
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of a run (%(default)s)")
+
+
+def read_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`x=1,3,224,224` -> {"x": (1, 3, 224, 224)}.
+
+    Raises:
+        UsageError: a text is not of this form.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, sign, dims = text.rpartition("=")
+        words = [word.strip() for word in dims.split(",")] if dims.strip() else []
+        if not sign or not name or not all(word.isascii() and word.isdigit() for word in words):
+            raise UsageError(f"--shape {text}: expected NAME=DIMS such as x=1,3,224,224")
+        if name in shapes:
+            raise UsageError(f"--shape gives {name} twice")
+        shapes[name] = tuple(map(int, words))
+    return shapes
+
+
+def read_hooks(args: argparse.Namespace) -> list[Hook]:
+    """The hooks that the options ask for.
+
+    Raises:
+        UsageError: --print-after with a pass that does not exist.
+    """
+    from sparsecc.passes import CompareNumerics, DumpDir, PrintAfter, TimePasses, VerifyEach, get_pass
+
+    hooks: list[Hook] = []
+    if args.verify_each:
+        hooks.append(VerifyEach())
+    if args.compare_each:
+        hooks.append(CompareNumerics())
+    if args.dump_dir is not None:
+        if args.dump_dir.exists() and not args.dump_dir.is_dir():
+            raise UsageError(f"--dump-dir {args.dump_dir} is not a folder")
+        hooks.append(DumpDir(args.dump_dir))
+    if args.time_passes:
+        hooks.append(TimePasses())
+    if args.print_after:
+        names = () if "all" in args.print_after else tuple(args.print_after)
+        for name in names:
+            get_pass(name)
+        hooks.append(PrintAfter(names))
+    return hooks
+
+
+def check_out(path: Path, *, force: bool) -> None:
+    """Refuse to replace a file without being asked to, before any work is done.
+
+    Raises:
+        UsageError: `path` exists, or its folder does not.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists: add --force to replace it, or choose another name")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.absolute().parent}")

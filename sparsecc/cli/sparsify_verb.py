@@ -1,0 +1,64 @@
+"""`sparsecc sparsify`: zeroes the weights of least magnitude in a pattern and writes an .onnx file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sparsecc.cli.options import Verbs, add_source, add_sparsity, add_verb, check_out, read_shapes
+from sparsecc.cli.progress import Progress
+from sparsecc.cli.table import table
+
+_DETAILS = """\
+Nothing is trained: magnitude alone costs accuracy, the more the more is zeroed. Fine-tune with the zeros held,
+or sparsify in training, for accuracy; `compile` uses the zeros of any model, whoever made them."""
+_EXAMPLES = """\
+  sparsecc sparsify model.onnx -o sparse.onnx --pattern 4x1 --sparsity 0.8
+  sparsecc sparsify model.onnx -o sparse.onnx --pattern 2:4 --skip 'head*'
+  sparsecc sparsify train.py:make_model -o sparse.onnx --pattern unstructured --sparsity 0.9 --scope global"""
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(verbs, "sparsify", "zero weights of least magnitude in a pattern", _DETAILS, _EXAMPLES)
+    add_source(parser)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the .onnx file to write")
+    parser.add_argument("-f", "--force", action="store_true", help="replace it if it exists")
+    add_sparsity(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sparsify, write, and show what became of each layer."""
+    from sparsecc.cli.source import read_model, write_model
+    from sparsecc.sparsifier import sparsify
+
+    check_out(args.out, force=args.force)
+    shapes = read_shapes(args.shape)
+    with Progress() as progress:
+        progress("capture", 0, 1)
+        model = read_model(args.source, shapes)
+        progress("sparsify", 0, 1)
+        result = sparsify(
+            model,
+            args.pattern or "4x1",
+            args.sparsity,
+            scope=args.scope,
+            skip=args.skip,
+            min_size=args.min_size,
+        )
+        progress("write", 0, 1)
+        size = write_model(result.model, args.out)
+    reasons = {refusal.where: refusal.reason for refusal in result.refusals}
+    rows = [
+        (
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            layer.pattern,
+            f"{layer.zeros:.1%}",
+            reasons.get(layer.name, ""),
+        )
+        for layer in result.layers
+    ]
+    print(table(("layer", "shape", "pattern", "#zeros", "left as it was because"), rows))
+    print(f"\n{args.out}: {result.zeros:.1%} of the weights are zero, {size} bytes")
+    return 0

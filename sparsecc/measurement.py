@@ -1,0 +1,111 @@
+"""Measures plans on this machine, and finds layers whose sparse kernel is slower than the dense one."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsecc.artifact.load import load
+from sparsecc.artifact.pack import write_artifact
+from sparsecc.report.compile_report import LayerLine, layer_lines
+
+if TYPE_CHECKING:
+    from sparsecc.arrays import Array
+    from sparsecc.artifact.session import Session
+    from sparsecc.targets.plan import Plan
+
+SLOWER = 1.03
+"""A sparse layer stays sparse up to this much of the dense time, which is what repeated measurements differ by."""
+
+MIN_RUNS, MAX_RUNS, BUDGET = 5, 40, 2.5
+"""Runs of each side, and the seconds after which no further ones start."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One plan on this machine, one thread.
+
+    Attributes:
+        layers: as the lowering reports them.
+        steps: median seconds of each kernel call.
+    """
+
+    layers: tuple[LayerLine, ...]
+    steps: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of one run."""
+        return sum(self.steps)
+
+    def layer_seconds(self) -> dict[str, float]:
+        """Seconds by layer name."""
+        return {layer.name: sum(self.steps[index] for index in layer.steps) for layer in self.layers}
+
+
+class Trial:
+    """A plan written to a folder and opened, to be timed; the plan itself is not kept."""
+
+    def __init__(self, plan: Plan, path: Path, compiler: str | None) -> None:
+        write_artifact(plan, path, overwrite=True, compiler=compiler)
+        self.layers = layer_lines(plan.report["layers"])
+        self.session: Session = load(path, threads=1)
+
+    def close(self) -> None:
+        """Unload the library."""
+        self.session.close()
+
+
+def measure(trials: Sequence[Trial], inputs: Mapping[str, Array]) -> list[Measured]:
+    """Profile all trials in turns."""
+    times: list[list[tuple[float, ...]]] = [[] for _ in trials]
+    for trial in trials:
+        trial.session.run(inputs)
+    start = time.perf_counter()
+    for done in range(MAX_RUNS):
+        if done >= MIN_RUNS and time.perf_counter() - start > BUDGET:
+            break
+        for trial, found in zip(trials, times, strict=True):
+            trial.session.run(inputs)  # its weights and code come back into the caches
+            found.append(tuple(seconds for _, _, seconds in trial.session.profile(inputs)))
+    return [
+        Measured(trial.layers, tuple(statistics.median(step) for step in zip(*found, strict=True)))
+        for trial, found in zip(trials, times, strict=True)
+    ]
+
+
+def slower_layers(plan: Measured, dense: Measured) -> frozenset[str]:
+    """Layers with another kernel than in the dense plan that take more time than there."""
+    kernels = {layer.name: layer.kernel for layer in dense.layers}
+    ours, theirs = plan.layer_seconds(), dense.layer_seconds()
+    return frozenset(
+        layer.name
+        for layer in plan.layers
+        if kernels.get(layer.name, layer.kernel) != layer.kernel
+        and ours[layer.name] > SLOWER * theirs[layer.name]
+    )
+
+
+def with_measurements(plan: Measured, dense: Measured, slower: Mapping[str, float]) -> tuple[LayerLine, ...]:
+    """The layers of a plan with their measured times.
+
+    Args:
+        slower: for layers that are dense because their sparse kernel was measured: its time over dense.
+    """
+    ours, theirs = plan.layer_seconds(), dense.layer_seconds()
+    lines: list[LayerLine] = []
+    for layer in plan.layers:
+        line = replace(
+            layer,
+            measured_seconds=round(ours[layer.name], 9),
+            measured_dense_seconds=round(theirs.get(layer.name, 0.0), 9),
+        )
+        if layer.name in slower:
+            reason = f"the sparse kernel took {slower[layer.name]:.2f} times as long as this dense one"
+            line = replace(line, reason=reason)
+        lines.append(line)
+    return tuple(lines)

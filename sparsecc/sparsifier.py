@@ -1,0 +1,98 @@
+"""`sparsify`: the pass of that name on a copy of a model, with what became of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.errors import Refusal
+from sparsecc.ir.encoding import get_encoding
+from sparsecc.ir.weights import weight_uses
+from sparsecc.passes.base import Context
+from sparsecc.passes.sparsify import Sparsify
+
+
+@dataclass(frozen=True)
+class LayerZeros:
+    """The zeros of one weight.
+
+    Attributes:
+        name: the layer's name.
+        shape: of its weight.
+        pattern: the encoding that its zeros follow.
+        zeros: share of zeros.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    pattern: str
+    zeros: float
+
+
+@dataclass(frozen=True)
+class SparsifyResult:
+    """A sparse copy of a model.
+
+    Attributes:
+        model: the copy.
+        layers: all weights of convolutions and matrix products, in the graph's order.
+        refusals: the layers that stayed as they were, and why.
+        zeros: share of zeros over all of `layers`.
+    """
+
+    model: ir.Model
+    layers: tuple[LayerZeros, ...]
+    refusals: tuple[Refusal, ...]
+    zeros: float
+
+
+def sparsify(
+    model: ir.Model,
+    pattern: str = "4x1",
+    sparsity: float | None = None,
+    *,
+    scope: str = "layer",
+    skip: Sequence[str] = (),
+    min_size: int = 1024,
+) -> SparsifyResult:
+    """Zero the weights of least magnitude in a pattern, on a copy.
+
+    Nothing is trained: magnitude alone costs accuracy, more the more is zeroed.
+
+    Args:
+        model: as `sparsecc.capture` gives it; not changed.
+        pattern: unstructured, blocks of R outputs by C inputs such as 4x1, N:M such as 2:4, or fan-in.
+        sparsity: share of zeros, at least 0 and under 1; None is 0.8, and N:M fixes it at 1 - N/M.
+        scope: "layer", or "global" for one threshold over all layers.
+        skip: names of layers or parameters to leave alone, or globs.
+        min_size: weights with fewer elements are left alone.
+
+    Raises:
+        UsageError: a pattern, sparsity or scope that does not exist or contradicts another.
+    """
+    if sparsity is None:
+        sparsity = -1.0 if ":" in pattern else 0.8
+    item = Sparsify(pattern=pattern, sparsity=sparsity, scope=scope, skip=tuple(skip), min_size=min_size)
+    copy = model.clone()
+    result = item.apply(copy, Context())
+    layers, zeros, total = zeros_of(copy)
+    return SparsifyResult(copy, layers, result.refusals, zeros / total if total else 0.0)
+
+
+def zeros_of(model: ir.Model) -> tuple[tuple[LayerZeros, ...], int, int]:
+    """Each weight's zeros, and the number of zeros and of weights over all; shared weights count once."""
+    layers: dict[ir.Value, LayerZeros] = {}
+    zeros = total = 0
+    for use in weight_uses(model):
+        if use.value in layers or use.value.const_value is None:
+            continue
+        array = use.value.const_value.numpy()
+        empty = array.size - int(np.count_nonzero(array))
+        share = empty / array.size if array.size else 0.0
+        layers[use.value] = LayerZeros(use.layer, array.shape, str(get_encoding(use.value, use.axis)), share)
+        zeros += empty
+        total += array.size
+    return tuple(layers.values()), zeros, total
