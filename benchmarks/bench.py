@@ -1,8 +1,8 @@
 """`make bench`: every network and pattern beside ONNX Runtime on the dense network.
 
 One core, batch 1, fp32, both sides in one process on one CPU, in alternating blocks. ONNX Runtime gets the
-network as PyTorch's exporter writes it with its own optimisations. Results go to benchmarks/results/: one JSON
-file per network, and a picture over all files that are there.
+network as PyTorch's exporter writes it with its own optimisations. Results go to benchmarks/results/: one
+JSON file per network, and a picture over all files that are there.
 """
 
 from __future__ import annotations

@@ -29,10 +29,10 @@ SPARSITIES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 RUNS = 50
 
 CAUTION = """\
-**Magnitude without fine-tuning costs accuracy, and on this compact network nearly all of it.** The weights are
-zeroed once by their size and nothing is trained afterwards: read the agreement in the table before the speed.
-Size and latency depend on where the zeros are and not on the values, so they hold for a network that was
-fine-tuned with the same zeros; this demo does not train one."""
+**Magnitude without fine-tuning costs accuracy, and on this compact network nearly all of it.** The weights
+are zeroed once by their size and nothing is trained afterwards: read the agreement in the table before the
+speed. Size and latency depend on where the zeros are and not on the values, so they hold for a network that
+was fine-tuned with the same zeros; this demo does not train one."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _measure(
 
 
 def _divergence(dense: np.ndarray, sparse: np.ndarray) -> float:
-    """Kullback-Leibler divergence of the sparse network's class probabilities from the dense one's, in nats."""
+    """Kullback-Leibler divergence of the sparse network's class probabilities from the dense's, in nats."""
     p, q = (x - x.max() - np.log(np.exp(x - x.max()).sum()) for x in (dense, sparse))
     return float((np.exp(p) * (p - q)).sum())
 
@@ -133,13 +133,14 @@ def _report(rows: list[Row], pictures: list[Photograph], seconds: float) -> str:
     labelled = sum(picture.label is not None for picture in pictures)
     heads = (
         "sparsity", "zeros", "library + weights", f"top-1 same as dense, of {len(pictures)}",
-        f"top-1 right, of {labelled}", "KL to dense", "sparsecc ms", "ONNX Runtime ms", "ratio", "numbers agree to",
+        f"top-1 right, of {labelled}", "KL to dense", "sparsecc ms", "ONNX Runtime ms", "ratio",
+        "numbers agree to",
     )  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", f"|{'---:|' * len(heads)}"]
     lines += [
         f"| {row.sparsity:.0%} | {row.zeros:.1%} | {bytes_text(row.artifact_bytes)} | {row.agreement} "
-        f"| {row.correct} | {row.divergence:.2f} | {row.milliseconds:.2f} | {row.onnxruntime_milliseconds:.2f} "
-        f"| {row.ratio:.2f} | {row.difference:.0e} |"
+        f"| {row.correct} | {row.divergence:.2f} | {row.milliseconds:.2f} "
+        f"| {row.onnxruntime_milliseconds:.2f} | {row.ratio:.2f} | {row.difference:.0e} |"
         for row in rows
     ]
     return "\n".join(
@@ -152,14 +153,14 @@ def _report(rows: list[Row], pictures: list[Photograph], seconds: float) -> str:
             "",
             "![latency and agreement over sparsity](plot.png)",
             "",
-            f"- Latency: median of {RUNS} runs, batch 1, fp32, one thread, both sides pinned to one CPU of this "
-            f"machine ({_processor()}) and run in turns; ONNX Runtime runs the dense network every time.",
-            f"- Photographs: {labelled} with labels, {len(pictures) - labelled} without. One labelled picture is "
-            f"{100 / labelled:.0f} points, so this is not ImageNet accuracy.",
-            "- Numbers agree to: largest difference between the artifact and ONNX Runtime on the same sparse "
-            "network, over the largest output, over all photographs.",
-            "- Zeros: share in all weights of convolutions and the classifier; depthwise convolutions and small "
-            "layers stay dense.",
+            f"- Latency: median of {RUNS} runs, batch 1, fp32, one thread, both sides pinned to one CPU of "
+            f"this machine ({_processor()}) in turns; ONNX Runtime always runs the dense network.",
+            f"- Photographs: {labelled} with labels, {len(pictures) - labelled} without. One labelled "
+            f"picture is {100 / labelled:.0f} points, so this is not ImageNet accuracy.",
+            "- Numbers agree to: largest difference between the artifact and ONNX Runtime on the same "
+            "sparse network, over the largest output, over all photographs.",
+            "- Zeros: share in all weights of convolutions and the classifier; depthwise convolutions and "
+            "small layers stay dense.",
             f"- The whole demo took {seconds:.0f} s.",
             "",
         ]

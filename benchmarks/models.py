@@ -152,7 +152,7 @@ def build(name: str, batch: int = 1, size: int | None = None) -> Built:
 
 
 def onnx_file(name: str, batch: int = 1, size: int | None = None) -> Path:
-    """The network as PyTorch's exporter writes it with its own optimisations; made once and kept in build/."""
+    """The network as PyTorch's exporter writes it with its own optimisations; kept in build/."""
     path = ONNX_FOLDER / f"{name}-{batch}x{size or MODELS[name][1]}.onnx"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

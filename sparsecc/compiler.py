@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,7 +221,7 @@ class _Clock:
     phases: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Generator[None]:
         """Time a block; a phase that comes again adds up."""
         self.tell(name, 0, 1)
         start = time.perf_counter()
@@ -299,8 +299,8 @@ class _Builder:
             raise AssertionError("the last turn always ends the loop")
         if found.seconds > dense.seconds:
             note = (
-                f"With sparse kernels a run took {found.seconds / dense.seconds:.2f} times as long as with dense "
-                "ones, so all layers are dense."
+                f"With sparse kernels a run took {found.seconds / dense.seconds:.2f} times as long as "
+                "with dense ones, so all layers are dense."
             )
             plan = self._build(model, dense_only=True)
             return _Chosen(plan, with_measurements(dense, dense, {}), dense.seconds, dense.seconds, (note,))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sparsecc.targets.plan import Plan
 
 SLOWER = 1.03
-"""A sparse layer stays sparse up to this much of the dense time, which is what repeated measurements differ by."""
+"""A sparse layer stays sparse up to this share of the dense time; measurements differ by as much."""
 
 MIN_RUNS, MAX_RUNS, BUDGET = 5, 40, 2.5
 """Runs of each side, and the seconds after which no further ones start."""

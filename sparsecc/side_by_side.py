@@ -1,13 +1,14 @@
-"""Times an artifact beside ONNX Runtime: one process, the same inputs, threads and CPUs, alternating blocks."""
+"""Times an artifact beside ONNX Runtime: one process, the same inputs and CPUs, alternating blocks."""
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difference:
-    """Largest absolute difference of an output, and the same over the largest absolute value of the reference."""
+    """Largest absolute difference of an output, and that over the largest value of the reference."""
 
     absolute: float
     relative: float
@@ -153,13 +154,14 @@ class OnnxRuntime:
             VerificationError: ONNX Runtime refuses the inputs.
         """
         try:
-            return dict(zip(self._names, self._session.run(None, dict(inputs)), strict=True))
+            found = cast(list[Array], self._session.run(None, dict(inputs)))
+            return dict(zip(self._names, found, strict=True))
         except self._errors as error:
             raise VerificationError(f"ONNX Runtime cannot run the model: {_line(error)}") from error
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    state: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
 
     names = (
         "EPFail",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ def interleave(sides: Mapping[str, Callable[[], object]], runs: int) -> dict[str
 
 
 @contextmanager
-def pinned(threads: int) -> Iterator[tuple[int, ...]]:
+def pinned(threads: int) -> Generator[tuple[int, ...]]:
     """Keep this process, and threads started inside, on the last `threads` of the CPUs it may use.
 
     Yields:

@@ -115,7 +115,8 @@ def _summary(artifact: Artifact) -> None:
     )
     share = report.zeros / report.weights if report.weights else 0.0
     print(
-        f"{share:.1%} of {report.weights} weights are zero; {sparse} of {len(report.layers)} layers are sparse"
+        f"{share:.1%} of {report.weights} weights are zero; "
+        f"{sparse} of {len(report.layers)} layers are sparse"
     )
     print(
         f"library {bytes_text(manifest.files[LIBRARY].bytes)}, weights {bytes_text(manifest.weights_bytes)}, "

@@ -1,4 +1,4 @@
-"""The libraries that an ELF file needs, read from its dynamic section as `ldd` does (System V gABI, chapter 5)."""
+"""The libraries that an ELF file needs, read from its dynamic section (System V gABI, chapter 5)."""
 
 from __future__ import annotations
 

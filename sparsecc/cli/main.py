@@ -32,7 +32,7 @@ Compile neural networks to sparse libraries that are faster than dense ones.
   sparsecc bench model.scc --model model.onnx
 """
 _EPILOG = """\
-exit codes: 0 done, 2 wrong usage, 3 unsupported model, 4 a check failed, 70 a bug of sparsecc, 130 interrupted
+exit codes: 0 done, 2 wrong usage, 3 unsupported model, 4 a check failed, 70 a bug, 130 interrupted
 `sparsecc VERB --help` has the options and examples of each verb."""
 
 

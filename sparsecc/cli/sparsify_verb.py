@@ -10,8 +10,8 @@ from sparsecc.cli.progress import Progress
 from sparsecc.cli.table import table
 
 _DETAILS = """\
-Nothing is trained: magnitude alone costs accuracy, the more the more is zeroed. Fine-tune with the zeros held,
-or sparsify in training, for accuracy; `compile` uses the zeros of any model, whoever made them."""
+Nothing is trained: magnitude alone costs accuracy, the more the more is zeroed. `compile` uses the zeros of
+any model, whoever made them, so a model that was trained to be sparse needs no `sparsify`."""
 _EXAMPLES = """\
   sparsecc sparsify model.onnx -o sparse.onnx --pattern 4x1 --sparsity 0.8
   sparsecc sparsify model.onnx -o sparse.onnx --pattern 2:4 --skip 'head*'

@@ -15,8 +15,8 @@ _PAGE = Template("""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-:root { color-scheme: light dark; --fg: #1c2430; --soft: #5c6877; --line: #d9dee5; --bg: #ffffff; --card: #f4f6f9;
-  --ours: #0f766e; --dense: #b4bcc8; --warn: #b45309; }
+:root { color-scheme: light dark; --fg: #1c2430; --soft: #5c6877; --line: #d9dee5; --bg: #ffffff;
+  --card: #f4f6f9; --ours: #0f766e; --dense: #b4bcc8; --warn: #b45309; }
 @media (prefers-color-scheme: dark) { :root { --fg: #e6eaf0; --soft: #9aa6b5; --line: #333d4a; --bg: #12171e;
   --card: #1b222c; --ours: #2dd4bf; --dense: #566272; --warn: #fbbf24; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg); margin: 2rem auto;
@@ -32,7 +32,8 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code { font: .82rem/1.4 ui-monospace, monospace; overflow-wrap: anywhere; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--fg); font: 11px system-ui, sans-serif; }
+svg { width: 100%; height: auto; display: block; }
+svg text { fill: var(--fg); font: 11px system-ui, sans-serif; }
 .ours { fill: var(--ours); } .dense { fill: var(--dense); } .grid { stroke: var(--line); }
 .key { display: inline-block; width: .8rem; height: .8rem; border-radius: .15rem; margin: 0 .3rem 0 .9rem; }
 </style>
@@ -145,6 +146,7 @@ def _chart(layers: Sequence[LayerLine]) -> str:
         else "predicted, nothing was measured"
     )
     longest = max((max(_times(layer)) for layer in layers), default=0.0) or 1.0
+    scale = _BARS / longest
     width, height = _LABEL + _BARS + _VALUE, _ROW * len(layers) + 24
     parts = [
         f'<p class="soft">{what}:<span class="key" style="background:var(--ours)"></span>this artifact'
@@ -160,12 +162,12 @@ def _chart(layers: Sequence[LayerLine]) -> str:
         y = 20 + _ROW * index
         label = layer.name if len(layer.name) <= 38 else f"…{layer.name[-37:]}"
         text = seconds_text(ours) + (f" / {seconds_text(dense)}" if dense else "")
-        end = _LABEL + _BARS * max(ours, dense) / longest
+        end = _LABEL + scale * max(ours, dense)
         parts.append(
             f"<g><title>{escape(f'{layer.name}: {layer.kernel}')}</title>"
             f'<text x="{_LABEL - 8}" y="{y + 14}" text-anchor="end">{escape(label)}</text>'
-            f'<rect class="ours" x="{_LABEL}" y="{y + 1}" width="{_BARS * ours / longest:.1f}" height="10"/>'
-            f'<rect class="dense" x="{_LABEL}" y="{y + 12}" width="{_BARS * dense / longest:.1f}" height="8"/>'
+            f'<rect class="ours" x="{_LABEL}" y="{y + 1}" width="{scale * ours:.1f}" height="10"/>'
+            f'<rect class="dense" x="{_LABEL}" y="{y + 12}" width="{scale * dense:.1f}" height="8"/>'
             f'<text x="{end + 6:.1f}" y="{y + 14}">{text}</text></g>'
         )
     return "\n".join([*parts, "</svg>"])

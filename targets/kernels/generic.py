@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
 from sparsecc.errors import UnsupportedOpError
 from sparsecc.targets.build import structural_name
-from sparsecc.targets.kernels.chain import Array, Chain, GenericCall, GenericChain, Temporary, value_name
+from sparsecc.targets.kernels.chain import (
+    Array,
+    Chain,
+    GenericCall,
+    GenericChain,
+    Temporary,
+    numpy_name,
+    static_shape,
+    value_name,
+)
 from sparsecc.targets.kernels.copy import copy_call
 from sparsecc.targets.kernels.expressions import Resolver
 from sparsecc.targets.kernels.legalized import StageGraph, import_stages, kept_stages
@@ -53,6 +63,12 @@ def legalize(
         return ordered_chain(only, layouts, constants, lanes, where)
     chain = Chain.collect(nodes, layouts, constants, opset, where)
     graph = import_stages(chain.model(), where)
+    for inner, value in zip(graph.outputs, chain.outputs, strict=True):
+        wanted = (static_shape(value), numpy_name(value))
+        if graph.types[inner] != wanted:
+            raise UnsupportedOpError(
+                f"{where}: output '{value.name}' is {wanted} by ONNX, but {graph.types[inner]} by TVM's importer"
+            )
     try:
         return _kernels(graph, chain, layouts, lanes, name)
     except NotImplementedError as error:
@@ -95,6 +111,8 @@ def _kernels(
     calls: list[GenericCall] = []
     digest = chain.digest
     for stage in kept:
+        if not prod(stage.shape):
+            continue  # an empty value
         for value in stage.outputs:
             loops = plan_loops(make, value, stage.shape, memory[value], lanes)
             symbol = structural_name(

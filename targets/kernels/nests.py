@@ -86,14 +86,16 @@ def _emit_unit(b: KernelBuilder, pointers: Any, out: Any, nest: Nest, unit: Any,
 
 def is_transposition(nest: Nest, kernel: LoopKernel) -> bool:
     """Whether the nest only moves 4-byte elements from rows to columns."""
+    if nest.root.op != "load" or nest.vector is None or nest.inside is None:
+        return False
+    read = nest.root.data[1]
     return (
-        nest.root.op == "load"
-        and nest.root.dtype in ("float32", "int32")
-        and nest.vector is not None
-        and nest.inside is not None
+        nest.root.dtype in ("float32", "int32")
         and kernel.lanes >= 4
-        and nest.root.data[1].coefficient(nest.inside) == 1
+        and read.coefficient(nest.inside) == 1
+        and read.coefficient(nest.vector) is not None  # a gathered row is no fixed stride away
         and nest.index.coefficient(nest.vector) == 1
+        and nest.index.coefficient(nest.inside) is not None
         and nest.inside.extent >= kernel.lanes
     )
 

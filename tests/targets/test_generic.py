@@ -45,9 +45,9 @@ def case(op: str, feeds: Feeds, constants: Feeds | None = None, outputs: int = 1
 
 
 UNARY = [
-    "Abs", "Neg", "Exp", "Erf", "Tanh", "Sigmoid", "Sin", "Cos", "Tan", "Floor", "Ceil", "Round", "Relu", "Selu",
-    "Softplus", "Softsign", "HardSwish", "HardSigmoid", "Sign", "Mish", "LeakyRelu", "Elu", "Gelu", "Atan", "Sinh",
-    "Cosh", "IsNaN", "Identity",
+    "Abs", "Neg", "Exp", "Erf", "Tanh", "Sigmoid", "Sin", "Cos", "Tan", "Floor", "Ceil", "Round", "Relu",
+    "Selu", "Softplus", "Softsign", "HardSwish", "HardSigmoid", "Sign", "Mish", "LeakyRelu", "Elu", "Gelu",
+    "Atan", "Sinh", "Cosh", "IsNaN", "Identity",
 ]  # fmt: skip
 ELEMENTWISE = [
     *(case(op, {"x": X}) for op in UNARY),
@@ -148,7 +148,8 @@ def test_op(nodes: Any, feeds: Feeds, constants: Feeds, outputs: list[str], layo
 def test_chain_is_one_kernel() -> None:
     nodes = [
         node("Div", ["x", "c"], ["a"]), node("Erf", ["a"], ["e"]), node("Add", ["e", "one"], ["f"]),
-        node("Mul", ["x", "f"], ["g"]), node("Reshape", ["g", "s"], ["h"]), node("Transpose", ["h"], ["y"], perm=[0, 2, 1, 3]),
+        node("Mul", ["x", "f"], ["g"]), node("Reshape", ["g", "s"], ["h"]),
+        node("Transpose", ["h"], ["y"], perm=[0, 2, 1, 3]),
     ]  # fmt: skip
     constants = {"c": np.float32(2**0.5), "one": np.float32(1), "s": ints(2, 30, 3, 16)}
     ours, expected, chain = run_chain(nodes, {"x": floats(2, 30, 48)}, constants, ["y"])
@@ -159,7 +160,8 @@ def test_chain_is_one_kernel() -> None:
 
 def test_reduction_inside_a_chain_keeps_a_temporary() -> None:
     nodes = [
-        node("Mul", ["x", "x"], ["q"]), node("ReduceMean", ["q", "axes"], ["m"]), node("Add", ["m", "eps"], ["n"]),
+        node("Mul", ["x", "x"], ["q"]), node("ReduceMean", ["q", "axes"], ["m"]),
+        node("Add", ["m", "eps"], ["n"]),
         node("Sqrt", ["n"], ["r"]), node("Div", ["x", "r"], ["y"]),
     ]  # fmt: skip
     ours, expected, chain = run_chain(nodes, {"x": X}, {"axes": ints(-1), "eps": np.float32(1e-5)}, ["y"])

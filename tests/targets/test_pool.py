@@ -35,8 +35,12 @@ def reference(
     kernel, stride, pads, dilation = window
     average, include_pad = KINDS[kind]
     attributes: dict[str, Any] = {
-        "kernel_shape": kernel, "strides": [stride] * 2, "pads": pads, "ceil_mode": int(ceil), "dilations": [dilation] * 2
-    }  # fmt: skip
+        "kernel_shape": kernel,
+        "strides": [stride] * 2,
+        "pads": pads,
+        "ceil_mode": int(ceil),
+        "dilations": [dilation] * 2,
+    }
     if average:
         attributes["count_include_pad"] = int(include_pad)
     node = helper.make_node("AveragePool" if average else "MaxPool", ["x"], ["y"], **attributes)
@@ -66,7 +70,8 @@ def test_pool(window: tuple[list[int], int, list[int], int], kind: str, layout: 
         assert want.shape[2:] == (rows.output(shape[2], ceil), columns.output(shape[3], ceil))
         target = layouts_of(want.shape)[layout]
         made = pool_call(
-            shape, where, target, LANES, rows=rows, columns=columns, average=average, include_pad=include_pad, ceil_mode=ceil
+            shape, where, target, LANES, rows=rows, columns=columns,
+            average=average, include_pad=include_pad, ceil_mode=ceil,
         )  # fmt: skip
         runs.append((made, x, Buffer(target, want.shape, np.float32), want))
     functions = load_kernels({made.symbol: made.make for made, *_ in runs})
