@@ -66,6 +66,10 @@ class Register:
     def store(self, value: Expr) -> Expr:
         return tirx.BufferStore(self.buffer, value, [self._index])
 
+    def put(self, builder: KernelBuilder, index: Expr, value: Expr) -> None:
+        """Set one lane; the variable then lives in memory."""
+        builder.emit(tirx.BufferStore(self.buffer, value, [index]))
+
 
 class KernelBuilder:
     """Collects the parameters and statements of one kernel."""
@@ -105,6 +109,13 @@ class KernelBuilder:
         made = Register(f"r{self._names}", lanes, dtype)
         self.emit(tirx.AllocBuffer(made.buffer))
         self.emit(made.store(value))
+        return made
+
+    def local(self, lanes: int, dtype: str = "float32") -> Register:
+        """A new vector variable whose lanes are set one by one."""
+        self._names += 1
+        made = Register(f"r{self._names}", lanes, dtype)
+        self.emit(tirx.AllocBuffer(made.buffer))
         return made
 
     def set(self, register: Register, value: Expr) -> None:

@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SparseccError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
+        exec("")  # CPython ends by the signal, handled or not, if the last text it executed was interrupted
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(
@@ -70,22 +71,21 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=_Version())
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB")
     for verb in VERBS:
         importlib.import_module(f"sparsecc.cli.{verb}_verb").add(verbs)
     return parser
 
 
-class _Version(str):
-    """The version text, looked up only where it is printed."""
+class _ShowVersion(argparse.Action):
+    """--version, which looks the version up only where it is printed."""
 
-    __slots__ = ()
-
-    def __mod__(self, values: object) -> str:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
         from importlib.metadata import version
 
-        return f"sparsecc {version('sparsecc')}"
+        print(f"sparsecc {version('sparsecc')}")
+        parser.exit()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -27,7 +27,7 @@ class VectorMachine:
     loads: float = 2.0
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
-    stream_bytes: float = 10.0
+    stream_bytes: float = 20.0
     clock: float = 4.0e9
 
 
@@ -75,4 +75,11 @@ def rows_seconds(blocks: int, columns: int, lanes: int, machine: VectorMachine, 
     """Predicted time of the kernel with lanes along rows: `blocks` of `lanes` x 1, `columns` accumulators."""
     compute = blocks * max(columns / machine.fma, (columns + 1 + (0 if dense else 0.5)) / machine.loads)
     stream = blocks * (4 * lanes + (0 if dense else 4)) / machine.stream_bytes
+    return max(compute, stream) / machine.clock
+
+
+def csr_seconds(rounds: int, rows: int, columns: int, chains: int, machine: VectorMachine) -> float:
+    """Predicted time of the CSR kernel: `rounds` of `chains` nonzeros for `columns` accumulators each."""
+    compute = rounds * chains * (columns + 1) * 0.7 + rows * (12.0 + chains * columns)
+    stream = rounds * chains * 6 / machine.stream_bytes
     return max(compute, stream) / machine.clock

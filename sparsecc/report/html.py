@@ -76,7 +76,7 @@ def render_html(
         subtitle=escape(f"{signature} · target {report.target}"),
         cards=_cards(report, weights_bytes, arena_bytes),
         notes="".join(f'<p class="warn">{escape(note)}</p>' for note in report.notes),
-        chart=_chart(report.layers),
+        chart=_chart(report.layers) + _between(report),
         layers=_layers(report.layers),
         refusals=_refusals(report),
         passes=_table(
@@ -137,6 +137,14 @@ def _times(layer: LayerLine) -> tuple[float, float]:
     return layer.predicted_seconds, layer.predicted_dense_seconds
 
 
+def _between(report: CompileReport) -> str:
+    """What a run spends outside the layers: pooling, elementwise chains, softmax, copies."""
+    if not report.measured_seconds:
+        return ""
+    rest = report.measured_seconds - sum(layer.measured_seconds or 0.0 for layer in report.layers)
+    return f'<p class="soft">{seconds_text(max(rest, 0.0))} of a run are spent outside these layers.</p>'
+
+
 def _chart(layers: Sequence[LayerLine]) -> str:
     if not layers:
         return '<p class="soft">No layer has weights.</p>'
@@ -156,7 +164,7 @@ def _chart(layers: Sequence[LayerLine]) -> str:
     for part in range(5):
         x = _LABEL + _BARS * part / 4
         parts.append(f'<line class="grid" x1="{x:g}" x2="{x:g}" y1="16" y2="{height - 4}"/>')
-        parts.append(f'<text x="{x:g}" y="11" text-anchor="middle">{seconds_text(longest * part / 4)}</text>')
+        parts.append(f'<text x="{x:g}" y="11" text-anchor="middle">{_tick(longest * part / 4)}</text>')
     for index, layer in enumerate(layers):
         ours, dense = _times(layer)
         y = 20 + _ROW * index
@@ -171,6 +179,10 @@ def _chart(layers: Sequence[LayerLine]) -> str:
             f'<text x="{end + 6:.1f}" y="{y + 14}">{text}</text></g>'
         )
     return "\n".join([*parts, "</svg>"])
+
+
+def _tick(seconds: float) -> str:
+    return seconds_text(seconds) if seconds else "0"
 
 
 def _layers(layers: Sequence[LayerLine]) -> str:

@@ -152,6 +152,14 @@ class Chain:
         del proto.metadata_props[:]
         proto.name, proto.doc_string = f"n{len(self.nodes)}", ""
         self.nodes.append(proto)
+        if node.op_type == "OneHot":
+            # TVM's importer wants a scalar depth and forgets the dtype of the values
+            depth = self.names[value_name(node.inputs[1])]
+            self.embedded[depth] = self.embedded[depth].reshape(())
+            (result,) = proto.output
+            proto.output[:] = [f"{result}_untyped"]
+            dtype = ir.DataType.from_numpy(np.dtype(numpy_name(node.outputs[0]))).value
+            self.nodes.append(helper.make_node("Cast", list(proto.output), [result], to=dtype))
 
     def model(self) -> onnx.ModelProto:
         """The chain as an ONNX model."""

@@ -162,9 +162,10 @@ class _StripWriter:
         if s == 1:
             loaded = self.x.vector(base, V)
         elif s == 2:
-            # the second load ends at the last element needed, so that nothing behind it is touched
-            halves = [self.x.vector(base, V), self.x.vector(base + (V - 1), V)]
-            loaded = tirx.Shuffle(halves, [2 * i if 2 * i < V else 2 * i + 1 for i in range(V)])
+            # taps of one parity pair share their two loads
+            odd = shift % 2
+            halves = [self.x.vector(base - odd, V), self.x.vector(base + (V - odd), V)]
+            loaded = tirx.Shuffle(halves, [2 * i + odd for i in range(V)])
         else:
             loaded = self.x[tirx.Ramp(base, const(s), V)]
         low = max(0, -(first // s)) if first < 0 else 0
@@ -176,13 +177,11 @@ class _StripWriter:
         return tirx.Select(keep, loaded, vector_of(const(0.0, "float32"), V))
 
 
-def choose_strip(out_size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], lanes: int) -> int:
-    """Rows of a strip: as many accumulators as help reuse without spilling (measured on Zen 4 and Zen 5)."""
-    limit = 4 if lanes >= 16 else 3
-    if stride[0] > 1 and out_size[1] > 16:
-        limit = 2
-    if out_size[0] <= 7:
-        limit = out_size[0] if lanes >= 16 else 4
-    elif kernel[0] == 3 and stride[0] == 1 and out_size[0] % 7 == 0 and out_size[1] <= 32 and lanes >= 16:
-        limit = 7
-    return max(1, min(limit, out_size[0]))
+def choose_strip(out_size: tuple[int, int], stride: tuple[int, int], lanes: int) -> int:
+    """Rows of a strip: input rows are reused inside one, its accumulators fit the registers (measured)."""
+    height, width = out_size
+    if lanes < 16:
+        return min(height, 4)
+    if stride[0] > 1 and width > 32:
+        return min(height, 2)
+    return min(height, 7 if height % 7 == 0 else 8)

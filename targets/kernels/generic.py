@@ -67,7 +67,8 @@ def legalize(
         wanted = (static_shape(value), numpy_name(value))
         if graph.types[inner] != wanted:
             raise UnsupportedOpError(
-                f"{where}: output '{value.name}' is {wanted} by ONNX, but {graph.types[inner]} by TVM's importer"
+                f"{where}: output '{value.name}' should be {wanted}, but TVM's importer makes it "
+                f"{graph.types[inner]}; replace the node by simpler ops"
             )
     try:
         return _kernels(graph, chain, layouts, lanes, name)

@@ -114,7 +114,7 @@ def _depthwise(
         lambda s: _readable_planes(s, rank),
         lambda: _plain_planes(shape, V),
     )
-    strip = choose_strip(g.out_size, g.kernel, g.stride, V)
+    strip = choose_strip(g.out_size, g.stride, V)
     form = DepthwiseForm(
         g.size, g.out_size, g.kernel, g.stride, g.dilation, g.pad, row_pitch(x.layout, rank),
         row_pitch(y.layout, rank), g.out_channels // g.channels, strip, V, tail.epilogue,

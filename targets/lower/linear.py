@@ -5,15 +5,19 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from sparsecc.ir import encoding_of
+from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, pack_csr
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, tail_of
 from sparsecc.targets.lower.conv import padded_rows_of, residuals, row_operand_pointers, spmm_call
 from sparsecc.targets.lower.select import choose_rows, choose_spmm
-from sparsecc.targets.lower.state import LayerReport, Lowering, Stored, at_origin, base, shape_of
+from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored, at_origin, base, shape_of
+
+FloatArray = npt.NDArray[np.float32]
 
 FEW_COLUMNS = 8  # up to here lanes run along output rows
 
@@ -90,26 +94,38 @@ def _few_columns(
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
     choice = choose_rows(matrix, N, low.machine, dense_only=low.keep_dense(call.name))
-    chains = choose_chains(N, matrix.shape[1], dense=choice.dense)
-    tables = pack_rows(matrix, V, chains, dense=choice.dense)
-    form = RowsForm(N, chains, choice.dense, V, tail.epilogue)
-    symbol = low.kernel("rows", form, lambda s: rows_kernel(form, s))
+    symbol, tables, scalars = _rows_kernel(low, choice.kind, matrix, N, tail)
     extra = residuals(low, tail, y.layout)
-    index_tables = [] if choice.dense else [tables.start, tables.column]
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
     step = low.step(
-        call.name, "rows", symbol,
-        [*low.pack(*index_tables, tables.value, _pad(bias, V, matrix.shape[0])), at_origin(x), at_origin(y),
+        call.name, "rows" if choice.kind != "csr" else "csr", symbol,
+        [*tables, *low.pack(_pad(bias, V, matrix.shape[0])), at_origin(x), at_origin(y),
          *row_operand_pointers(low, tail), *map(at_origin, extra)],
-        [tables.runs, view.strides[1], view.strides[0], y_n, *(0 for _ in extra)],
+        [*scalars, view.strides[1], view.strides[0], y_n, *(0 for _ in extra)],
         -(-matrix.shape[0] // V),
-    )
-    label = f"{'dense' if choice.dense else f'sparse {V}x1'} lanes on rows, {N} columns"
-    reason = (
-        "dense streams the weights fastest for these zeros" if choice.dense
-        else f"predicted {choice.dense_seconds / choice.seconds:.2f} times as fast as dense"
-    )
-    _report(low, call, weights, N, label, reason, choice.seconds, choice.dense_seconds, step)
+    )  # fmt: skip
+    kernel = {"dense": "dense", "blocks": f"sparse {V}x1", "csr": "sparse CSR"}[choice.kind]
+    label = f"{kernel}, {N} column{'s' if N > 1 else ''}"
+    _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, step)
+
+
+def _rows_kernel(
+    low: Lowering, kind: str, matrix: FloatArray, columns: int, tail: Tail
+) -> tuple[str, list[Pointer], list[int]]:
+    """The kernel for few columns: (symbol, pointers of its tables, leading scalars)."""
+    V = low.machine.lanes
+    if kind == "csr":
+        form = CsrForm(columns, csr_chains(columns), V, tail.epilogue)
+        packed = pack_csr(matrix, V, form.chains)
+        symbol = low.kernel("csr", form, lambda s: csr_kernel(form, s))
+        return symbol, low.pack(packed.start, packed.column, packed.value), []
+    dense = kind == "dense"
+    chains = choose_chains(columns, matrix.shape[1], dense=dense)
+    tables = pack_rows(matrix, V, chains, dense=dense)
+    rows_form = RowsForm(columns, chains, dense, V, tail.epilogue)
+    symbol = low.kernel("rows", rows_form, lambda s: rows_kernel(rows_form, s))
+    index_tables = [] if dense else [tables.start, tables.column]
+    return symbol, low.pack(*index_tables, tables.value), [tables.runs]
 
 
 def _pad(bias: np.ndarray, lanes: int, rows: int) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparsecc.cost import SpmmShape, VectorMachine, rows_seconds, spmm_seconds
+from sparsecc.cost import SpmmShape, VectorMachine, csr_seconds, rows_seconds, spmm_seconds
+from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.spmm import block_mask, tile_classes
 from sparsecc.targets.lower.state import Machine
 
@@ -103,20 +104,31 @@ def _density(mask: npt.NDArray[Any], columns: int) -> float:
 
 @dataclass(frozen=True)
 class RowsChoice:
-    """Dense or sparse for the kernel with lanes along rows."""
+    """How a layer with few columns runs: "dense", "blocks" of `lanes` x 1, or "csr"."""
 
-    dense: bool
+    kind: str
     seconds: float
     dense_seconds: float
 
+    @property
+    def reason(self) -> str:
+        if self.kind == "dense":
+            return "dense streams the weights fastest for these zeros"
+        return f"predicted {self.dense_seconds / self.seconds:.2f} times as fast as dense"
+
 
 def choose_rows(matrix: FloatArray, columns: int, machine: Machine, *, dense_only: bool) -> RowsChoice:
-    """Dense or blocks of `lanes` x 1 for few columns."""
+    """The cheapest form for few columns, on the nonzeros that are there."""
     model = vector_machine(machine)
     lanes = machine.lanes
-    row_blocks = -(-matrix.shape[0] // lanes)
-    dense = rows_seconds(row_blocks * matrix.shape[1], columns, lanes, model, dense=True)
-    sparse = rows_seconds(int(block_mask(matrix, lanes).sum()), columns, lanes, model, dense=False)
-    if dense_only or sparse > 0.97 * dense:
-        return RowsChoice(True, dense, dense)
-    return RowsChoice(False, sparse, dense)
+    rows, reduction = matrix.shape
+    dense = rows_seconds(-(-rows // lanes) * reduction, columns, lanes, model, dense=True)
+    if dense_only:
+        return RowsChoice("dense", dense, dense)
+    blocks = rows_seconds(int(block_mask(matrix, lanes).sum()), columns, lanes, model, dense=False)
+    seconds, kind = min((dense * 0.97, "dense"), (blocks, "blocks"))
+    if reduction <= MAX_COLUMN:
+        chains = csr_chains(columns)
+        csr = csr_seconds(csr_rounds(matrix, chains), rows, columns, chains, model)
+        seconds, kind = min((seconds, kind), (csr, "csr"))
+    return RowsChoice(kind, dense if kind == "dense" else seconds, dense)

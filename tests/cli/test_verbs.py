@@ -1,0 +1,236 @@
+"""Every verb does its work and says what it did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_outcome import Cli, reference
+
+from sparsecc.cli.main import VERBS
+
+FACTORY = """\
+import torch
+
+def make_model():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(40, 64), torch.nn.ReLU(), torch.nn.Linear(64, 7))
+    return module, torch.zeros(2, 40)
+
+def broken():
+    raise ValueError("no weights today")
+
+answer = 42
+"""
+
+
+def test_help_of_every_verb(cli: Cli) -> None:
+    assert "exit codes" in cli("--help").out
+    for verb in VERBS:
+        found = cli(verb, "--help")
+        assert found.code == 0
+        assert f"sparsecc {verb}" in found.out.partition("examples:")[2], verb
+
+
+def test_no_verb_shows_help(cli: Cli) -> None:
+    found = cli()
+    assert found.code == 0
+    assert "verbs:" in found.out
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").out.startswith("sparsecc 0.")
+
+
+def test_capture_onnx(cli: Cli, network: Path, tmp_path: Path) -> None:
+    out = tmp_path / "captured.onnx"
+    found = cli("capture", network, "-o", out)
+    assert found.code == 0
+    assert "input   x" in found.out
+    x = np.ones((1, 8, 12, 12), np.float32)
+    np.testing.assert_allclose(reference(out, x), reference(network, x), rtol=1e-5, atol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["captured.onnx"]
+
+
+def test_capture_python(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(FACTORY)
+    out = tmp_path / "net.onnx"
+    found = cli("capture", f"{tmp_path / 'nets.py'}:make_model", "-o", out)
+    assert found.code == 0, found.err
+    assert reference(out, np.zeros((2, 40), np.float32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "says"),
+    [
+        ("nets.py", 2, "name the function"),
+        ("nets.py:absent", 2, "has no function 'absent'"),
+        ("nets.py:answer", 2, "has no function 'answer'"),
+        ("nets.py:broken", 3, "ValueError: no weights today"),
+        ("other.py:make", 2, "there is no file"),
+    ],
+)
+def test_capture_python_refused(cli: Cli, tmp_path: Path, source: str, code: int, says: str) -> None:
+    (tmp_path / "nets.py").write_text(FACTORY)
+    found = cli("capture", tmp_path / source, "-o", tmp_path / "net.onnx")
+    assert found.code == code
+    assert says in found.sentence()
+
+
+def test_sparsify(cli: Cli, network: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sparse.onnx"
+    found = cli("sparsify", network, "-o", out, "--pattern", "4x1", "--sparsity", "0.5", "--skip", "w2")
+    assert found.code == 0, found.err
+    rows = {line.split()[0]: line for line in found.out.splitlines() if line.strip()}
+    assert "50.0%" in rows["w1"]
+    assert "is skipped by name" in rows["w2"]
+    assert "under min-size 1024" in rows["w3"]
+    refused = cli("sparsify", network, "-o", out)
+    assert refused.code == 2
+    assert "--force" in refused.sentence()
+    assert cli("sparsify", network, "-o", out, "--pattern", "2:4", "--force").code == 0
+
+
+def test_compile_run_and_compare(cli: Cli, network: Path, tmp_path: Path) -> None:
+    sparse, out, result = tmp_path / "sparse.onnx", tmp_path / "m.scc", tmp_path / "y.npz"
+    cli("sparsify", network, "-o", sparse, "--pattern", "unstructured", "--sparsity", "0.7")
+    compiled = cli("compile", sparse, "-o", out)
+    assert compiled.code == 0, compiled.err
+    assert "\r" not in compiled.err, "no terminal, so no rewritten line"
+    assert len(compiled.err.splitlines()) < 10
+    assert "layers are sparse" in compiled.out
+    x = np.random.default_rng(1).standard_normal((1, 8, 12, 12)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    for given in (tmp_path / "x.npy", f"x={tmp_path / 'x.npy'}"):
+        found = cli("run", out, "--input", given, "-o", result, "--force", "--threads", "2")
+        assert found.code == 0, found.err
+    np.testing.assert_allclose(np.load(result)["y"], reference(sparse, x), rtol=1e-4, atol=1e-5)
+
+
+def test_run_is_repeatable(cli: Cli, artifact: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert cli("run", artifact, "--seed", seed, "-o", tmp_path / f"{name}.npz").code == 0
+    a, b, c = (np.load(tmp_path / f"{name}.npz")["y"] for name in "abc")
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+    assert cli("run", artifact, "-o", tmp_path / "a.npz").code == 2
+
+
+def test_archive_with_embedded_weights_for_another_cpu(cli: Cli, network: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.scc"
+    options = ("--archive", "--embed", "--target", "x86-64-v3", "--no-measure", "--name", "tiny")
+    found = cli("compile", network, "-o", out, *options)
+    assert found.code == 0, found.err
+    assert out.is_file()
+    assert "Nothing was measured" in found.out
+    text = cli("inspect", out).out
+    assert "in the library" in text
+    assert "tiny" in text
+    assert cli("run", out).code == 0
+
+
+def test_shape_specialises_the_batch(cli: Cli, tmp_path: Path) -> None:
+    from cli_models import symbolic
+
+    out = tmp_path / "m.scc"
+    found = cli("compile", symbolic(tmp_path), "-o", out, "--shape", "x=3,8,12,12", "--no-measure")
+    assert found.code == 0, found.err
+    assert "float32[3, 10]" in found.out
+
+
+def test_bench_beside_onnx_runtime(cli: Cli, artifact: Path, network: Path) -> None:
+    found = cli("bench", artifact, "--model", network, "--runs", "30", "--json")
+    assert found.code == 0, found.err
+    values = json.loads(found.out)
+    assert values["ratio"] == pytest.approx(values["ours"]["median"] / values["theirs"]["median"])
+    assert values["ours"]["runs"] >= 30
+    assert values["differences"]["y"]["absolute"] > 0, "the artifact is sparse, the model dense"
+    text = cli("bench", artifact, "--runs", "30").out
+    assert "median" in text
+    assert "ONNX Runtime" not in text
+
+
+def test_inspect(cli: Cli, artifact: Path, network: Path) -> None:
+    found = cli("inspect", artifact, "--steps")
+    assert found.code == 0
+    for word in ("weights.bin", "sha256", "4x1", "first", "second", "head", "runs here       yes", "steps:"):
+        assert word in found.out, word
+    links = next(line for line in found.out.splitlines() if line.startswith("links"))
+    assert set(links.replace(",", "").split()[1:]) <= {"libc.so.6", "libm.so.6", "libpthread.so.0"}
+    manifest = json.loads(cli("inspect", artifact, "--json").out)
+    assert manifest["passes"].startswith("specialize-shapes,sparsify{pattern=4x1 sparsity=0.75}")
+    assert "Conv" in cli("inspect", network).out
+
+
+def test_links_are_those_that_readelf_shows(artifact: Path) -> None:
+    from sparsecc.cli.elf import needed_libraries
+
+    library = artifact / "libmodel.so"
+    text = subprocess.run(["readelf", "-d", library], check=True, capture_output=True, text=True).stdout
+    shown = [line.split("[")[1].rstrip("]") for line in text.splitlines() if "(NEEDED)" in line]
+    assert needed_libraries(library) == shown
+    assert needed_libraries(artifact / "model.h") == []
+
+
+def test_targets_and_passes(cli: Cli) -> None:
+    assert "x86-64-v4" in cli("targets").out
+    text = cli("passes").out
+    assert "sparsify: " in text
+    assert "min-size=1024" in text
+
+
+def test_watching_the_passes(cli: Cli, network: Path, tmp_path: Path) -> None:
+    found = cli(
+        "compile", network, "-o", tmp_path / "m.scc", "--no-measure", "--pattern", "2:4", "--verify-each",
+        "--compare-each", "--time-passes", "--dump-dir", tmp_path / "dump", "--print-after", "fold-constants",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert "// after fold-constants" in found.out
+    assert " s  sparsify{pattern=2:4" in found.err
+    names = sorted(path.name for path in (tmp_path / "dump").iterdir())
+    assert "02-sparsify.txt" in names
+
+
+class _Checker(HTMLParser):
+    """Every element that is opened is closed, in order."""
+
+    VOID = frozenset({"meta", "line", "rect", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_report_is_one_page_without_outside_files(artifact: Path) -> None:
+    text = (artifact / "report.html").read_text(encoding="utf-8")
+    checker = _Checker()
+    checker.feed(text)
+    checker.close()
+    assert checker.open == []
+    assert not checker.seen & {"script", "link", "img", "iframe"}
+    assert "http" not in text.replace("http-equiv", "")
+    for word in ("first", "second", "head", "4x1", "<svg"):
+        assert word in text
+
+
+def test_module_runs_as_a_program() -> None:
+    command = [sys.executable, "-m", "sparsecc", "targets"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "runs here" in done.stdout
