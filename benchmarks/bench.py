@@ -26,6 +26,8 @@ from sparsecc.errors import SparseccError
 from sparsecc.side_by_side import side_by_side
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+MARKS = ("<!-- begin: make bench -->\n", "<!-- end: make bench -->\n")
 COLUMNS: dict[str, tuple[str, float] | None] = {
     "dense": None,
     "4x1 70 %": ("4x1", 0.7),
@@ -67,6 +69,8 @@ def main() -> int:
         (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
     draw(results, RESULTS / "ratios.png")
+    if not failed:
+        fill_readme(results)
     print(f"\n{as_table(results)}\n\nwrote {RESULTS}; {failed} failed")
     return 1 if failed else 0
 
@@ -143,6 +147,17 @@ def as_table(results: list[Json]) -> str:
         cells = ["–" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
         lines.append(f"| {result['model']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def fill_readme(results: list[Json]) -> None:
+    """Put the table between the marks in the README."""
+    before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    machine, versions = results[0]["machine"], results[0]["versions"]
+    made = f"ONNX Runtime {versions['onnxruntime']}, TVM {versions['apache-tvm']}"
+    source = f"`make bench` on {machine['processor']}, {made}."
+    text = f"{MARKS[0]}{as_table(results)}\n\n{source}\n{MARKS[1]}"
+    README.write_text(before + text + after, encoding="utf-8")
 
 
 def draw(results: list[Json], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import tempfile
@@ -116,6 +117,7 @@ def compile(
         _, zeros, weights = zeros_of(model)
         ctx = pipelines[1].run(model, ctx, hooks=hooks)
         check(model)
+        _release_source(model)
     with tempfile.TemporaryDirectory(prefix="sparsecc-") as folder:
         chosen = builder.choose(model, Path(folder), measure=measure)
     report = CompileReport(
@@ -246,15 +248,20 @@ class _Builder:
 
     def choose(self, model: ir.Model, folder: Path, *, measure: bool) -> _Chosen:
         """The plan that is never slower than dense, as far as this machine can tell."""
-        plan = self._build(model)
-        if not measure:
-            return _Chosen(plan, layer_lines(plan.report["layers"]), notes=("Nothing was measured.",))
-        missing = [feature for feature in plan.features if feature not in host_features()]
-        if missing or not host_machine().startswith("x86_64-"):
-            note = f"Nothing was measured: this machine cannot run the target, it lacks {', '.join(missing)}."
-            return _Chosen(plan, layer_lines(plan.report["layers"]), notes=(note,))
+        missing = self._missing_features()
+        if not measure or missing:
+            plan = self._build(model)
+            why = f": this machine lacks {', '.join(missing)}" if missing else ""
+            return _Chosen(plan, layer_lines(plan.report["layers"]), notes=(f"Nothing was measured{why}.",))
         with ExitStack() as stack:
-            return self._measured(model, plan, folder, stack)
+            return self._measured(model, folder, stack)
+
+    def _missing_features(self) -> list[str]:
+        """What the target needs and this machine lacks."""
+        from sparsecc.targets.cpu import machine_for
+
+        features = ["x86_64"] if not host_machine().startswith("x86_64-") else []
+        return features + [f for f in machine_for(self.target).features if f not in host_features()]
 
     def _build(
         self, model: ir.Model, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()
@@ -274,16 +281,19 @@ class _Builder:
         stack.callback(trial.close)
         return trial
 
-    def _measured(self, model: ir.Model, plan: Plan, folder: Path, stack: ExitStack) -> _Chosen:
+    def _measured(self, model: ir.Model, folder: Path, stack: ExitStack) -> _Chosen:
+        plan = self._build(model, dense_only=True)
         inputs = random_arrays([TensorInfo(s.name, s.dtype, s.shape) for s in plan.inputs])
-        dense_plan = self._build(model, dense_only=True)
-        if dense_plan.steps == plan.steps:  # no layer has a sparse kernel
-            with self.clock.phase("measure"):
-                (only,) = measure([self._trial(plan, folder / "plan.scc", stack)], inputs)
-            return _Chosen(plan, with_measurements(only, only, {}), only.seconds, only.seconds)
+        dense_steps = plan.steps
         with self.clock.phase("measure"):
-            dense_trial = self._trial(dense_plan, folder / "dense.scc", stack)
-        del dense_plan  # its weights; the kernels are cached
+            dense_trial = self._trial(plan, folder / "dense.scc", stack)
+        del plan
+        gc.collect()  # one plan's weights in memory at a time; its kernels are cached
+        plan = self._build(model)
+        if plan.steps == dense_steps:  # no layer has a sparse kernel
+            with self.clock.phase("measure"):
+                (only,) = measure([dense_trial], inputs)
+            return _Chosen(plan, with_measurements(only, only, {}), only.seconds, only.seconds)
         slower: dict[str, float] = {}
         for turn in range(ROUNDS + 1):
             with self.clock.phase("measure"):
@@ -317,6 +327,16 @@ def _pipelines(
     asked = Pipeline.parse(passes) if isinstance(passes, str) else passes or Pipeline()
     items = tuple(f"{name}:{'x'.join(map(str, dims))}" for name, dims in (shapes or {}).items())
     return Pipeline((SpecializeShapes(items), *asked.passes)), Pipeline.parse(COMPILE_PIPELINE)
+
+
+def _release_source(model: ir.Model) -> None:
+    """Copy what still lies in the memory of the file that was read, so that all of that is freed."""
+    import onnx_ir as ir
+
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.TensorProtoTensor):
+            value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)
+    gc.collect()
 
 
 def _pass_lines(ctx: Context) -> tuple[PassLine, ...]:

@@ -8,8 +8,10 @@ They allocate nothing, keep no state and return 0.
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -72,28 +74,32 @@ class TensorSpec:
 class Weights:
     """The packed weights: arrays one behind the other, each at a multiple of `ALIGNMENT` bytes.
 
-    Equal content is stored once.
+    Equal content is stored once. The bytes wait in an unnamed temporary file, not in memory.
     """
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the plan)
         self._at: dict[bytes, int] = {}
         self.nbytes = 0
 
     def add(self, array: npt.NDArray[np.generic]) -> Ref:
         """Append `array` (row-major) and return where it lies."""
-        data = np.ascontiguousarray(array).tobytes()
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         key = hashlib.sha256(data).digest()
         if key not in self._at:
-            padded = data + bytes(-len(data) % ALIGNMENT)
             self._at[key] = self.nbytes
-            self._parts.append(padded)
-            self.nbytes += len(padded)
+            padding = bytes(-data.nbytes % ALIGNMENT)
+            self._file.write(data)
+            self._file.write(padding)
+            self.nbytes += data.nbytes + len(padding)
         return Ref("weights", 0, self._at[key])
 
-    def parts(self) -> list[bytes]:
-        """The file's content in order, padding included."""
-        return self._parts
+    def parts(self) -> Iterator[bytes]:
+        """The file's content in order, in pieces, padding included."""
+        self._file.seek(0)
+        while piece := self._file.read(1 << 20):
+            yield piece
+        self._file.seek(0, 2)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What is built is complete: the wheel runs an example in an environment of its own, and needs only numpy to run."""
+"""What is built is complete: the wheel runs an example on its own, and runs artifacts with numpy alone."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def test_wheel_holds_every_source(built: Path) -> None:
 
 def test_sdist_holds_every_source(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     for name in sources():
         plain = name.removeprefix("sparsecc/")
         assert name in names or plain in names, name

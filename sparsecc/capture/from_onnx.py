@@ -25,10 +25,12 @@ def model_from_path(path: str | PathLike[str]) -> ir.Model:
     if not file.is_file():
         raise CaptureError(f"{file} is not a file; give the path of an .onnx model")
     try:
-        payload = file.read_bytes()
+        proto = _parse(file.read_bytes(), str(file))
     except OSError as error:
         raise CaptureError(f"{file} cannot be read: {error.strerror}") from error
-    return _model(_parse(payload, str(file)), str(file), file.parent.resolve())
+    model = _model(proto, str(file), file.parent.resolve())
+    _detach(model)
+    return model
 
 
 def model_from_bytes(payload: bytes) -> ir.Model:
@@ -75,6 +77,14 @@ def _model(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.Model:
     for tensor in _tensors(model):
         _check_tensor(tensor, where, folder)
     return model
+
+
+def _detach(model: ir.Model) -> None:
+    """Copy the initializers out of the parsed file, so that each is freed when a pass replaces it."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
+            value.const_value = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _check_names(model: ir.Model, where: str) -> None:

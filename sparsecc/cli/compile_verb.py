@@ -53,7 +53,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--passes", default="", metavar="SPEC", help="passes to run first; `sparsecc passes` lists them"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     add_sparsity(parser)
     add_hooks(parser)
 
@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
             hooks=hooks,
             progress=progress,
         )
-    _summary(artifact)
+    if not args.quiet:
+        _summary(artifact)
     return 0
 
 

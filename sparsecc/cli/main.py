@@ -19,6 +19,7 @@ from typing import NoReturn
 from sparsecc.errors import SparseccError
 
 VERBS = ("capture", "sparsify", "compile", "run", "bench", "inspect", "targets", "passes")
+COMPILE_PACKAGES = ("tvm", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     except SparseccError as error:
         return _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in COMPILE_PACKAGES:
+            return _fail(_internal(error), INTERNAL_ERROR)
+        return _fail(f"this needs the package {error.name}: run `pip install 'sparsecc[compile]'`", 2)
     except KeyboardInterrupt:
         exec("")  # CPython ends by the signal, handled or not, if the last text it executed was interrupted
         return _fail("interrupted", INTERRUPTED)

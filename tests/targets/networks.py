@@ -1,0 +1,120 @@
+"""Small ONNX networks for tests of the lowering, built node by node with seeded weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+Array = npt.NDArray[Any]
+
+PATTERNS = (
+    "dense", "unstructured 50", "unstructured 80", "unstructured 95", "zero", "zero row", "4x1 80", "2x1 70",
+    "8x1 50", "16x1 75", "2:4", "fan-in 75",
+)  # fmt: skip
+
+
+def pruned(matrix: Array, pattern: str, rng: np.random.Generator) -> Array:
+    """[M, K] with zeros: `KIND` or `KIND PERCENT` as in `PATTERNS`."""
+    kind, _, percent = pattern.partition(" ")
+    rows, columns = matrix.shape
+    share = int(percent) / 100 if percent.isdigit() else 0.5
+    if kind == "dense":
+        return matrix
+    if kind == "zero":
+        keep = np.zeros(matrix.shape, bool)
+        if percent == "row":
+            keep[:] = rng.random(matrix.shape) < 0.4
+            keep[rows // 2] = False
+    elif kind == "2:4":
+        order = np.argsort(rng.random((rows, -(-columns // 4), 4)), axis=2)
+        keep = (order < 2).reshape(rows, -1)[:, :columns]
+    elif kind == "fan-in":
+        order = np.argsort(rng.random(matrix.shape), axis=1)
+        keep = order < max(1, round(columns * (1 - share)))
+    else:
+        height = 1 if kind == "unstructured" else int(kind.split("x")[0])
+        keep = np.repeat(rng.random((-(-rows // height), columns)) >= share, height, axis=0)[:rows]
+    return matrix * keep
+
+
+class Network:
+    """A graph under construction; methods return the name of what they add.
+
+    Attributes:
+        feeds: an array for every input.
+    """
+
+    def __init__(self, seed: int = 0, opset: int = 23) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.feeds: dict[str, Array] = {}
+        self._opset = opset
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._outputs: list[str] = []
+
+    def input(self, *shape: int, values: Array | None = None) -> str:
+        """A graph input, normal numbers where none are given."""
+        name = f"x{len(self.feeds)}"
+        self.feeds[name] = self.rng.standard_normal(shape).astype(np.float32) if values is None else values
+        return name
+
+    def constant(self, array: Any, dtype: Any = None) -> str:
+        """An initializer."""
+        name = f"w{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.asarray(array, dtype), name))
+        return name
+
+    def normal(self, *shape: int, pattern: str = "dense") -> str:
+        """An initializer of normal numbers, zeros in the matrix [first dimension, all others]."""
+        array = self.rng.standard_normal(shape).astype(np.float32) / np.sqrt(max(1, np.prod(shape[1:])))
+        matrix = pruned(array.reshape(shape[0], -1), pattern, self.rng)
+        return self.constant(matrix.reshape(shape).astype(np.float32))
+
+    def add(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
+        """A node; returns its output's name, or a list of them."""
+        number = len(self._nodes)
+        names = [f"n{number}_{i}" if outputs > 1 else f"n{number}" for i in range(outputs)]
+        node = helper.make_node(op, list(inputs), names, name=f"{op.lower()}{number}", domain=domain)
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+        self._nodes.append(node)
+        return names if outputs > 1 else names[0]
+
+    def conv(
+        self, x: str, channels: int, out: int, kernel: Sequence[int], *, pattern: str = "dense", bias: bool = True,
+        group: int = 1, **attributes: Any,
+    ) -> str:  # fmt: skip
+        """A convolution with weights of its own."""
+        weight = self.normal(out, channels // group, *kernel, pattern=pattern)
+        operands = [x, weight, *([self.normal(out)] if bias else [])]
+        return self.add("Conv", *operands, group=group, **attributes)
+
+    def linear(self, x: str, reduction: int, out: int, *, pattern: str = "dense") -> str:
+        """MatMul by [reduction, out] weights."""
+        matrix = self.rng.standard_normal((out, reduction)).astype(np.float32) / np.sqrt(reduction)
+        return self.add("MatMul", x, self.constant(pruned(matrix, pattern, self.rng).T.astype(np.float32)))
+
+    def output(self, *names: str) -> None:
+        """Make values graph outputs."""
+        self._outputs += names
+
+    def proto(self) -> onnx.ModelProto:
+        """The model."""
+        graph = helper.make_graph(
+            self._nodes,
+            "test",
+            [
+                helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+                for k, v in self.feeds.items()
+            ],
+            [onnx.ValueInfoProto(name=name) for name in self._outputs],
+            self._constants,
+        )
+        opsets = [helper.make_opsetid("", self._opset)]
+        opsets += [helper.make_opsetid(d, 1) for d in {n.domain for n in self._nodes} - {""}]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
