@@ -127,7 +127,7 @@ def compile(
         layers=chosen.layers,
         refusals=tuple(ctx.refusals),
         passes=_pass_lines(ctx),
-        phases=clock.phases,
+        phases=dict(clock.phases),
         measured_seconds=chosen.seconds,
         measured_dense_seconds=chosen.dense_seconds,
         notes=chosen.notes,

@@ -66,7 +66,9 @@ def build_objects(
         progress: called with (done, total).
     """
     folder = cache_folder()
-    stem = hashlib.sha256(repr((sorted(target_dict.items()), tvm.__version__, source_version)).encode()).hexdigest()[:16]
+    stem = hashlib.sha256(
+        repr((sorted(target_dict.items()), tvm.__version__, source_version)).encode()
+    ).hexdigest()[:16]
     target = tvm.target.Target(target_dict)
     done = 0
 

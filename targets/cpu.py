@@ -49,7 +49,11 @@ def machine_for(target: str) -> Machine:
     flags = host_flags()
     for machine in reversed(MACHINES.values()):
         if flags.issuperset(machine.features):
-            return replace(machine, l1_bytes=_cache_bytes(0, machine.l1_bytes), l2_bytes=_cache_bytes(2, machine.l2_bytes))
+            return replace(
+                machine,
+                l1_bytes=_cache_bytes(0, machine.l1_bytes),
+                l2_bytes=_cache_bytes(2, machine.l2_bytes),
+            )
     raise LoweringError(
         f"this machine ({platform.machine()}) has no AVX2, so `{target}` cannot be chosen for it; "
         f"name the machine to compile for: {', '.join(MACHINES)}"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
-
 
 ROW_SLACK = 7  # rows behind the last that a kernel's last block of up to 8 rows may write
 
@@ -61,7 +61,7 @@ class Layout:
         strides: list[int] = []
         for old, new in groups:
             run = [(shape[d], self.strides[d]) for d in old if shape[d] != 1]
-            for (_, outer), (size, inner) in zip(run[:-1], run[1:], strict=True):
+            for (_, outer), (size, inner) in pairwise(run):
                 if outer != size * inner:
                     return None
             step = run[-1][1] if run else 1

@@ -84,7 +84,7 @@ class Weights:
 
     def add(self, array: npt.NDArray[np.generic]) -> Ref:
         """Append `array` (row-major) and return where it lies."""
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         key = hashlib.sha256(data).digest()
         if key not in self._at:
             self._at[key] = self.nbytes

@@ -7,13 +7,14 @@ pointers, int32 scalars and the range [begin, end) of its parallel extent, and r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tvm import ir, tirx
 
 Expr = Any  # a TIR expression; TVM's operators are untyped
+_untyped: Any = tirx  # its stubs are narrower than its constructors
 _UNBOUNDED = 2**31 - 1
 
 
@@ -24,12 +25,22 @@ def const(value: float, dtype: str = "int32") -> Expr:
 
 def vector_of(value: Expr, lanes: int) -> Expr:
     """`value` in every lane."""
-    return tirx.Broadcast(value, lanes)
+    return _untyped.Broadcast(value, lanes)
 
 
 def ramp(base: Expr, lanes: int) -> Expr:
     """base, base + 1, ... base + lanes - 1."""
-    return tirx.Ramp(base if not isinstance(base, int) else const(base), const(1), lanes)
+    return strided(base, 1, lanes)
+
+
+def strided(base: Expr, stride: int, lanes: int) -> Expr:
+    """base, base + stride, base + 2 stride, ..."""
+    return _untyped.Ramp(base if not isinstance(base, int) else const(base), const(stride), lanes)
+
+
+def shuffle(vectors: Sequence[Expr], lanes: Sequence[int]) -> Expr:
+    """A vector of the given lanes of the concatenated `vectors`."""
+    return _untyped.Shuffle(list(vectors), list(lanes))
 
 
 class Pointer:
@@ -122,7 +133,7 @@ class KernelBuilder:
         self.emit(register.store(value))
 
     @contextmanager
-    def loop(self, extent: Expr, start: Expr = 0) -> Iterator[Expr]:
+    def loop(self, extent: Expr, start: Expr = 0) -> Generator[Expr]:
         """for i in [start, start + extent)."""
         self._names += 1
         var = tirx.Var(f"i{self._names}", "int32")
@@ -134,7 +145,7 @@ class KernelBuilder:
         self.emit(tirx.For(var, start, extent, tirx.ForKind.SERIAL, body))
 
     @contextmanager
-    def branch(self, condition: Expr) -> Iterator[None]:
+    def branch(self, condition: Expr) -> Generator[None]:
         """if condition: ..."""
         self._blocks.append([])
         yield
@@ -151,7 +162,9 @@ class KernelBuilder:
             *self._blocks[0],
         ]
         return plain_function(
-            symbol, [*(p.var for p in self._pointers), *self._scalars, self.begin, self.end], tirx.SeqStmt(list(body))
+            symbol,
+            [*(p.var for p in self._pointers), *self._scalars, self.begin, self.end],
+            tirx.SeqStmt(list(body)),
         )
 
 
@@ -160,5 +173,5 @@ def plain_function(symbol: str, params: Sequence[Expr], body: Expr) -> tirx.Prim
     for key, value in (("device_id", 0), ("device_type", 1)):
         body = tirx.AttrStmt("default", key, const(value), body)
     body = tirx.SeqStmt([body, tirx.Return(const(0))])
-    func = tirx.PrimFunc(list(params), body, ret_type=ir.PrimType("int32"))
+    func: Any = tirx.PrimFunc(list(params), body, ret_type=ir.PrimType("int32"))
     return func.with_attr({"global_symbol": symbol, "tirx.noalias": True})

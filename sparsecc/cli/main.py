@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Sequence
 from types import FrameType
@@ -39,7 +40,8 @@ exit codes: 0 done, 2 wrong usage, 3 unsupported model, 4 a check failed, 70 a b
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return its exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         args = make_parser().parse_args(argv)
         if args.verb is None:

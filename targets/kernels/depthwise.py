@@ -1,6 +1,6 @@
 """Depthwise convolution on planes: strips of rows, accumulators in registers, no padding in memory needed.
 
-Y[m, y, x] = epilogue(bias[m] + sum_{dy, dx} w[m, dy, dx] X[m / multiplier, s y + d dy - top, s x + d dx - left]).
+Y[m, y, x] = epilogue(bias[m] + sum_{a, b} w[m, a, b] X[m / multiplier, s y + d a - top, s x + d b - left]).
 Rows outside the plane are left out of the top and bottom strips; columns outside are masked lanes.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from tvm import tirx
 
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
-from sparsecc.targets.tir import KernelBuilder, Pointer, const, ramp, vector_of
+from sparsecc.targets.tir import KernelBuilder, Pointer, const, ramp, shuffle, strided, vector_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,11 @@ class _StripWriter:
     """Emits the code of one strip of output rows."""
 
     def __init__(
-        self, b: KernelBuilder, form: DepthwiseForm, pointers: tuple[Pointer, ...], operands: EpilogueOperands,
+        self,
+        b: KernelBuilder,
+        form: DepthwiseForm,
+        pointers: tuple[Pointer, ...],
+        operands: EpilogueOperands,
         at: tuple[Any, ...],
     ) -> None:
         self.b, self.form, self.operands = b, form, operands
@@ -165,9 +169,9 @@ class _StripWriter:
             # taps of one parity pair share their two loads
             odd = shift % 2
             halves = [self.x.vector(base - odd, V), self.x.vector(base + (V - odd), V)]
-            loaded = tirx.Shuffle(halves, [2 * i + odd for i in range(V)])
+            loaded = shuffle(halves, [2 * i + odd for i in range(V)])
         else:
-            loaded = self.x[tirx.Ramp(base, const(s), V)]
+            loaded = self.x[strided(base, s, V)]
         low = max(0, -(first // s)) if first < 0 else 0
         high = min(V, -(-(f.size[1] - first) // s))
         if low == 0 and high >= V:

@@ -51,14 +51,18 @@ class EpilogueOperands:
         self._b = builder
         self._epilogue = epilogue
         self._rows: list[Pointer] = [builder.pointer(f"row_operand{i}") for i in range(epilogue.row_pointers)]
-        self._tensors: list[Pointer] = [builder.pointer(f"residual{i}") for i in range(epilogue.tensor_pointers)]
+        self._tensors: list[Pointer] = [
+            builder.pointer(f"residual{i}") for i in range(epilogue.tensor_pointers)
+        ]
         self._strides: list[Any] = []
 
     def declare_scalars(self) -> None:
         """Declare each tensor operand's batch stride; call it where the kernel's scalars are declared."""
         self._strides = [self._b.scalar(f"residual_batch{i}") for i in range(self._epilogue.tensor_pointers)]
 
-    def apply(self, value: Any, *, row: Any, index: Any, batch: Any, lanes: int, rows_in_lanes: bool = False) -> Any:
+    def apply(
+        self, value: Any, *, row: Any, index: Any, batch: Any, lanes: int, rows_in_lanes: bool = False
+    ) -> Any:
         """The stored value for an accumulator.
 
         Args:

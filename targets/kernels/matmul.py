@@ -43,17 +43,19 @@ def matmul_kernel(form: MatMulForm, symbol: str) -> Any:
     """
     b = KernelBuilder()
     V, R = form.lanes, form.rows
-    s, l, y = b.pointer("s"), b.pointer("l"), b.pointer("y")
+    s, lane, y = b.pointer("s"), b.pointer("l"), b.pointer("y")
     operands = EpilogueOperands(b, form.epilogue)
     names = ("reduction", "row_tiles", "tiles_first", "tiles_second", "s_r", "s_k", "l_k", "y_r")
     reduction, row_tiles, tiles_first, tiles_second, s_r, s_k, l_k, y_r = (b.scalar(n) for n in names)
-    batches = [tuple(b.scalar(f"{n}{d}") for n in ("extent", "s_b", "l_b", "y_b")) for d in range(form.batch_dims)]
+    batches = [
+        tuple(b.scalar(f"{n}{d}") for n in ("extent", "s_b", "l_b", "y_b")) for d in range(form.batch_dims)
+    ]
     operands.declare_scalars()
 
     def tile(rows: int, J: int, s_at: Any, l_at: Any, y_at: Any, r0: Any) -> None:
         acc = [[b.register(vector_of(const(0.0, "float32"), V), V) for _ in range(J)] for _ in range(rows)]
         with b.loop(reduction) as k:
-            xs = [b.register(l.vector(l_at + k * l_k + j * V, V), V).value for j in range(J)]
+            xs = [b.register(lane.vector(l_at + k * l_k + j * V, V), V).value for j in range(J)]
             for r in range(rows):
                 w = b.register(vector_of(s[s_at + s_r * r + k * s_k], V), V).value
                 for j in range(J):
@@ -84,10 +86,10 @@ def matmul_kernel(form: MatMulForm, symbol: str) -> Any:
             classes.append((J2, start, t >= tiles_first))
         s0 = b.register(s_at, dtype="int32").value
         r0 = b.register(rt * R, dtype="int32").value
-        for J, lane, condition in classes:
+        for J, first, condition in classes:
             with b.branch(condition):
-                l0 = b.register(l_at + lane, dtype="int32").value
-                y0 = b.register(y_at + lane, dtype="int32").value
+                l0 = b.register(l_at + first, dtype="int32").value
+                y0 = b.register(y_at + first, dtype="int32").value
                 if form.tail:
                     with b.branch(rt < row_tiles):
                         tile(R, J, s0, l0, y0, r0)

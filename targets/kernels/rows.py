@@ -59,10 +59,7 @@ def rows_kernel(form: RowsForm, symbol: str) -> Any:
     operands.declare_scalars()
     with b.loop(b.end - b.begin, b.begin) as i:
         zero = vector_of(const(0.0, "float32"), V)
-        acc = [
-            [b.register(bias.vector(i * V, V) if u == 0 else zero, V) for u in range(U)]
-            for _ in range(N)
-        ]
+        acc = [[b.register(bias.vector(i * V, V) if u == 0 else zero, V) for u in range(U)] for _ in range(N)]
         if start is None or column is None:
             low: Any = b.register(i * runs, dtype="int32").value
             count: Any = runs
@@ -81,7 +78,9 @@ def rows_kernel(form: RowsForm, symbol: str) -> Any:
             total = acc[n][0].value
             for u in range(1, U):
                 total = total + acc[n][u].value
-            out = operands.apply(total, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True)
+            out = operands.apply(
+                total, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True
+            )
             b.store(y, yn * n + i * V, out, V)
     return b.function(symbol)
 

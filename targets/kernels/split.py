@@ -15,7 +15,7 @@ from tvm import tirx
 
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.layout import odd_lines, round_up
-from sparsecc.targets.tir import KernelBuilder, const, vector_of
+from sparsecc.targets.tir import KernelBuilder, const, shuffle, strided, vector_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,13 @@ def plan_phases(g: ConvGeometry, row_pitch: int, lanes: int) -> PhasePlan:
     origin = round_up(top * row_pitch + max(low_x, 0), lanes)
     last = max(height, g.out_size[0] + max(high_y, 0))
     bottom = last - height
-    pitch = odd_lines(origin + max(round_up(last * row_pitch, lanes), g.out_size[0] * row_pitch + lanes + max(high_y, 0) * row_pitch) + lanes)
+    pitch = odd_lines(
+        origin
+        + max(
+            round_up(last * row_pitch, lanes), g.out_size[0] * row_pitch + lanes + max(high_y, 0) * row_pitch
+        )
+        + lanes
+    )
     return PhasePlan(phases, row_pitch, top, bottom, height, width, pitch, origin)
 
 
@@ -69,7 +75,9 @@ def tap_offsets(g: ConvGeometry, plan: PhasePlan) -> npt.NDArray[np.int64]:
         for dx in range(g.kernel[1]):
             (py, sy), (px, sx) = g.tap(0, dy), g.tap(1, dx)
             taps[dy, dx] = index[py, px] * plan.pitch + plan.origin + sy * plan.row_pitch + sx
-    channel = np.arange(g.channels // g.groups, dtype=np.int64)[:, None, None] * (len(plan.phases) * plan.pitch)
+    channel = np.arange(g.channels // g.groups, dtype=np.int64)[:, None, None] * (
+        len(plan.phases) * plan.pitch
+    )
     return (channel + taps).reshape(-1)
 
 
@@ -93,15 +101,22 @@ class SplitForm:
 
 
 def split_kernel(form: SplitForm, symbol: str) -> Any:
-    """Pointers: X, Y. Scalars: channels, X's channel pitch, origin and batch stride. Extent: batch x channels."""
+    """The PrimFunc of a form.
+
+    Pointers: X, Y. Scalars: channels, X's channel pitch, origin and batch stride. Extent: batch x channels.
+    """
     b = KernelBuilder()
     V, plan = form.lanes, form.plan
     x, y = b.pointer("x"), b.pointer("y")
-    channels, x_pitch, x_origin, x_batch = (b.scalar(n) for n in ("channels", "x_pitch", "x_origin", "x_batch"))
+    channels, x_pitch, x_origin, x_batch = (
+        b.scalar(n) for n in ("channels", "x_pitch", "x_origin", "x_batch")
+    )
     zero = vector_of(const(0.0, "float32"), V)
     with b.loop(b.end - b.begin, b.begin) as u:
         batch = b.register(tirx.truncdiv(u, channels), dtype="int32").value
-        source = b.register(batch * x_batch + (u - batch * channels) * x_pitch + x_origin, dtype="int32").value
+        source = b.register(
+            batch * x_batch + (u - batch * channels) * x_pitch + x_origin, dtype="int32"
+        ).value
         for index, (py, px) in enumerate(plan.phases):
             plane = b.register((u * len(plan.phases) + index) * plan.pitch, dtype="int32").value
             rows = min(plan.height, -(-(form.size[0] - py) // form.stride[0]))
@@ -128,11 +143,11 @@ def _row(b: KernelBuilder, form: SplitForm, x: Any, y: Any, at: Any, to: Any, wi
         if s == 1:
             return x.vector(base, V)
         if s == 2:
-            return tirx.Shuffle(
+            return shuffle(
                 [x.vector(base, V), x.vector(base + (V - 1), V)],
                 [2 * i if 2 * i < V else 2 * i + 1 for i in range(V)],
             )
-        return x[tirx.Ramp(base, const(s), V)]
+        return x[strided(base, s, V)]
 
     whole = width // V
     if whole:

@@ -10,7 +10,7 @@ that the inner loop's trip count is predictable.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -57,12 +57,16 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
     """
     b = KernelBuilder()
     V, R = form.lanes, form.rows
-    parts, rows, count, base = (b.pointer(n, "int32") for n in ("parts", "group_rows", "group_count", "group_base"))
+    parts, rows, count, base = (
+        b.pointer(n, "int32") for n in ("parts", "group_rows", "group_count", "group_base")
+    )
     row, offset = b.pointer("row", "int32"), b.pointer("offset", "int32")
     value, bias = b.pointer("value"), b.pointer("bias")
     x, y = b.pointer("x"), b.pointer("y")
     operands = EpilogueOperands(b, form.epilogue)
-    tiles_first, tiles_second, part_count = (b.scalar(n) for n in ("tiles_first", "tiles_second", "part_count"))
+    tiles_first, tiles_second, part_count = (
+        b.scalar(n) for n in ("tiles_first", "tiles_second", "part_count")
+    )
     pitch, origin, x_batch, y_batch = (b.scalar(n) for n in ("pitch", "origin", "x_batch", "y_batch"))
     operands.declare_scalars()
     phases = ("first", "middle", "last") if form.chunked else ("only",)
@@ -152,7 +156,7 @@ def block_mask(matrix: FloatArray, rows: int) -> BoolArray:
     M, K = matrix.shape
     padded = np.zeros((-(-M // rows) * rows, K), bool)
     padded[:M] = matrix != 0
-    return padded.reshape(-1, rows, K).any(axis=1)
+    return np.asarray(padded.reshape(-1, rows, K).any(axis=1))
 
 
 def pack_spmm(
@@ -186,7 +190,7 @@ def pack_spmm(
     cuts = _balanced_cuts(mask.sum(axis=1) + 1, parts)
     pieces: list[_Piece] = []
     out_parts = [0]
-    for lo, hi in zip(cuts[:-1], cuts[1:], strict=True):
+    for lo, hi in pairwise(cuts):
         for phase in range(3 if chunked else 1):
             for c, start in enumerate(starts):
                 if chunked and phase != (0 if c == 0 else 2 if c == len(starts) - 1 else 1):
@@ -217,7 +221,7 @@ def pack_spmm(
 
 @dataclass(frozen=True)
 class _Piece:
-    """One chunk of one part: its row blocks in execution order, in groups of equal count, and their columns."""
+    """One chunk of one part: its row blocks as they run, in groups of equal count, and their columns."""
 
     order: npt.NDArray[np.int64]
     group_sizes: npt.NDArray[np.int64]
@@ -243,4 +247,3 @@ def _balanced_cuts(weight: npt.NDArray[np.integer[Any]], parts: int) -> list[int
     cuts = [int(np.searchsorted(total, total[-1] * i / parts)) for i in range(parts + 1)]
     cuts[0], cuts[-1] = 0, len(weight)
     return cuts
-

@@ -38,7 +38,16 @@ def exp(b: KernelBuilder, x: Any, lanes: int) -> Any:
     n = b.register(tirx.floor(clipped * _f(1.44269504088896341, lanes) + _f(0.5, lanes)), lanes).value
     r = b.register(clipped - n * _f(0.693359375, lanes) - n * _f(-2.12194440e-4, lanes), lanes).value
     poly = _horner(
-        r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1), lanes
+        r,
+        (
+            1.9875691500e-4,
+            1.3981999507e-3,
+            8.3334519073e-3,
+            4.1665795894e-2,
+            1.6666665459e-1,
+            5.0000001201e-1,
+        ),
+        lanes,
     )
     y = b.register(poly * r * r + r + _f(1.0, lanes), lanes).value
     half = tirx.Cast(_typed("int32", lanes), n)
@@ -47,7 +56,11 @@ def exp(b: KernelBuilder, x: Any, lanes: int) -> Any:
     first = b.register(first, lanes, "int32").value
     second = b.register(half - first, lanes, "int32").value
     scaled = y * _power_of_two(first, lanes) * _power_of_two(second, lanes)
-    return tirx.Select(x < _f(-87.3, lanes), _f(0.0, lanes), tirx.Select(x > _f(88.7228, lanes), _f(float("inf"), lanes), scaled))
+    return tirx.Select(
+        x < _f(-87.3, lanes),
+        _f(0.0, lanes),
+        tirx.Select(x > _f(88.7228, lanes), _f(float("inf"), lanes), scaled),
+    )
 
 
 def _power_of_two(n: Any, lanes: int) -> Any:
@@ -64,26 +77,54 @@ def tanh(b: KernelBuilder, x: Any, lanes: int) -> Any:
     x = b.register(x, lanes).value
     z = b.register(x * x, lanes).value
     small = (
-        _horner(z, (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1), lanes)
-        * z * x + x
+        _horner(
+            z,
+            (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1),
+            lanes,
+        )
+        * z
+        * x
+        + x
     )
     large = _f(1.0, lanes) - _f(2.0, lanes) / (exp(b, x + x, lanes) + _f(1.0, lanes))
     limit = _f(0.625, lanes)
-    return tirx.Select(tirx.And(x < limit, x > _f(-0.625, lanes)), b.register(small, lanes).value, b.register(large, lanes).value)
+    return tirx.Select(
+        tirx.And(x < limit, x > _f(-0.625, lanes)),
+        b.register(small, lanes).value,
+        b.register(large, lanes).value,
+    )
 
 
 def erf(b: KernelBuilder, x: Any, lanes: int) -> Any:
     """The error function: Eigen's rational approximation of degree 13 / 8 on [-4, 4] (the source of
     TensorFlow's and TVM's fast erf), absolute error < 3e-7."""
-    x = b.register(tirx.Max(tirx.Min(x, _f(3.925724783138660, lanes)), _f(-3.925724783138660, lanes)), lanes).value
+    x = b.register(
+        tirx.Max(tirx.Min(x, _f(3.925724783138660, lanes)), _f(-3.925724783138660, lanes)), lanes
+    ).value
     z = b.register(x * x, lanes).value
     p = _horner(
-        z, (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
-            -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02), lanes,
+        z,
+        (
+            -2.72614225801306e-10,
+            2.77068142495902e-08,
+            -2.10102402082508e-06,
+            -5.69250639462346e-05,
+            -7.34990630326855e-04,
+            -2.95459980854025e-03,
+            -1.60960333262415e-02,
+        ),
+        lanes,
     )
     q = _horner(
-        z, (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
-            -1.42647390514189e-02), lanes,
+        z,
+        (
+            -1.45660718464996e-05,
+            -2.13374055278905e-04,
+            -1.68282697438203e-03,
+            -7.37332916720468e-03,
+            -1.42647390514189e-02,
+        ),
+        lanes,
     )
     return x * p / q
 

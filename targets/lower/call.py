@@ -17,6 +17,8 @@ from sparsecc.targets.lower.state import shape_of
 
 FloatArray = npt.NDArray[np.float32]
 
+WIDEST_STRIDE = 64  # columns; a vector of wider strided reads would leave the slack around the arena
+
 
 @dataclass(frozen=True)
 class Call:
@@ -42,6 +44,38 @@ def call_of(model: ir.Model, node: ir.Node) -> Call:
     return Call(node, parts.anchor, inputs, node.outputs[0], tuple(parts.epilogue), parts.binding)
 
 
+def unfused(call: Call) -> tuple[list[ir.Node], dict[ir.Value, ir.Value]]:
+    """Copies of a fused call's nodes that are named as the graph around it, and whom their values stand for.
+
+    For ops that no kernel with an epilogue takes: TVM lowers the nodes one by one.
+    """
+    copies: dict[ir.Value, ir.Value] = {}
+    actual: dict[ir.Value, ir.Value] = {}
+    nodes: list[ir.Node] = []
+    body = [call.anchor, *call.tail]
+
+    def copy_of(value: ir.Value) -> ir.Value:
+        if value not in copies:
+            source = call.binding.get(value, value)
+            name = source.name if value in call.binding else f"{call.output.name}::{len(copies)}"
+            copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=source.const_value)
+            copies[value], actual[copy] = copy, source
+        return copies[value]
+
+    for node in body:
+        inputs = [None if v is None else copy_of(v) for v in node.inputs]
+        copy = ir.Node("", node.op_type, inputs, dict(node.attributes), num_outputs=1, name=node.name)
+        result = copy.outputs[0]
+        result.shape, result.type = node.outputs[0].shape, node.outputs[0].type
+        if node is body[-1]:
+            result.name, actual[result] = call.output.name, call.output
+        else:
+            result.name = f"{call.output.name}::{len(copies)}"
+        copies[node.outputs[0]] = result
+        nodes.append(copy)
+    return nodes, actual
+
+
 @dataclass(frozen=True)
 class Tail:
     """A tail as kernels take it.
@@ -50,17 +84,19 @@ class Tail:
         epilogue: the ops.
         bias: leading additions of per-row constants, summed; [rows] or None.
         row_operands: [rows] arrays in pointer order.
-        tensors: values in pointer order, of the output's shape.
+        tensors: values in pointer order; constants broadcast to the output's shape, others have it.
+        shape: of the output.
     """
 
     epilogue: Epilogue
     bias: FloatArray | None
     row_operands: tuple[FloatArray, ...]
     tensors: tuple[ir.Value, ...]
+    shape: tuple[int, ...]
 
 
 def tail_of(call: Call, rows: int) -> Tail:
-    """Translate a fused tail for a kernel whose output has `rows` rows (channels or features)."""
+    """Translate a fused tail for a kernel whose output has `rows` rows (channels or features; 0: none)."""
     steps: dict[ir.Value, Operand] = {call.anchor.outputs[0]: Operand("step", 0)}
     bias: FloatArray | None = None
     row_operands: list[FloatArray] = []
@@ -77,19 +113,14 @@ def tail_of(call: Call, rows: int) -> Tail:
                 continue
             actual = call.binding.get(value, value)
             array = constant_of(actual)
-            if array is None:
-                tensors.append(actual)
-                operands.append(Operand("tensor", len(tensors) - 1))
-            elif array.size == 1:
+            if array is not None and array.size == 1:
                 operands.append(Operand("constant", value=float(array.reshape(()))))
-            elif array.size == rows:
+            elif array is not None and array.size == rows:
                 constants.append((position, array.reshape(rows).astype(np.float32)))
                 operands.append(Operand("row", len(row_operands) + len(constants) - 1))
             else:
-                raise UnsupportedOpError(
-                    f"{call.name}: {node.op_type} takes a constant of {array.shape} for {rows} rows; "
-                    "compile without fuse-epilogues"
-                )
+                tensors.append(actual)
+                operands.append(Operand("tensor", len(tensors) - 1))
         if node.op_type == "Add" and not ops and len(constants) == 1 and len(operands) == 2:
             bias = constants[0][1] if bias is None else bias + constants[0][1]
             steps[node.outputs[0]] = Operand("step", 0)
@@ -101,7 +132,7 @@ def tail_of(call: Call, rows: int) -> Tail:
             operands, attributes = operands[:1], limits
         ops.append(EpilogueOp(node.op_type, tuple(operands), attributes))
         steps[node.outputs[0]] = Operand("step", len(ops))
-    return Tail(Epilogue(tuple(ops), len(row_operands), len(tensors)), bias, tuple(row_operands), tuple(tensors))
+    return Tail(Epilogue(tuple(ops), len(row_operands), len(tensors)), bias, tuple(row_operands), tuple(tensors), shape_of(call.output))
 
 
 def _attributes(node: ir.Node) -> tuple[tuple[str, float], ...]:
@@ -127,15 +158,20 @@ def _clip_limits(node: ir.Node, call: Call) -> tuple[tuple[str, float], ...]:
 
 
 def conv_geometry(call: Call) -> ConvGeometry | None:
-    """The geometry of a 1-D or 2-D Conv with constant weights, None for other ranks or computed weights."""
+    """The geometry of a 1-D or 2-D fp32 Conv with constant weights and bias; None for others, which TVM lowers."""
     x, w = call.inputs[0], constant_of(call.inputs[1])
-    if x is None or w is None or w.ndim not in (3, 4):
+    bias = call.inputs[2] if len(call.inputs) > 2 else None
+    if x is None or w is None or w.ndim not in (3, 4) or w.dtype != np.float32:
+        return None
+    if bias is not None and constant_of(bias) is None:
         return None
     in_shape, out_shape = shape_of(x), shape_of(call.output)
     spatial = w.ndim - 2
     kernel = tuple(int(k) for k in w.shape[2:])
     stride = attribute_ints(call.anchor, "strides") or (1,) * spatial
     dilation = attribute_ints(call.anchor, "dilations") or (1,) * spatial
+    if stride[-1] > WIDEST_STRIDE:
+        return None
     pads = padding(call.anchor, in_shape[2:], out_shape[2:], kernel, stride, dilation)
     groups = attribute_int(call.anchor, "group", 1)
 
@@ -200,7 +236,7 @@ def linear_weights(call: Call) -> LinearWeights | None:
     bias = None
     if c is not None:
         constant = constant_of(c)
-        if constant is None or constant.size not in (1, matrix.shape[0]):
+        if constant is None or constant.size != 1 and constant.shape[-1] != constant.size:
             return None
         bias = np.broadcast_to(constant.reshape(-1), (matrix.shape[0],)) * np.float32(beta)
     matrix = np.ascontiguousarray(matrix, np.float32) * np.float32(alpha)

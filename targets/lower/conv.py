@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from sparsecc.ir import encoding_of
 from sparsecc.ir.edit import constant_of
@@ -81,15 +82,17 @@ def row_operand_pointers(low: Lowering, tail: Tail) -> list[Pointer]:
 
 
 def residuals(low: Lowering, tail: Tail, layout: Layout) -> list[Stored]:
-    """The tail's tensors, each in exactly the output's layout."""
-    return [
-        low.require(
-            value,
-            lambda s, v=value: not s.exact and s.layout.same_elements(layout, shape_of(v)),
-            lambda: layout,
+    """The tail's tensors, each in exactly the output's layout; constants are packed in it."""
+
+    def residual(value: ir.Value) -> Stored:
+        array = constant_of(value)
+        if array is not None:
+            return low.constant_in(np.broadcast_to(array, tail.shape), layout)
+        return low.require(
+            value, lambda s: not s.exact and s.layout.same_elements(layout, tail.shape), lambda: layout
         )
-        for value in tail.tensors
-    ]
+
+    return [residual(value) for value in tail.tensors]
 
 
 def row_pitch(layout: Layout, rank: int) -> int:
@@ -151,7 +154,7 @@ def _dense_or_sparse(
     pitch = row_pitch(y.layout, rank) if rank == 4 else max(g.out_size[1], minimum_pitch(g))
     steps: list[int] = []
     planes = regions.planes(x_value)
-    if rank == 4 and flat(g) and (planes is not None or not has_padding(g)) and not x_value.is_graph_input():
+    if rank == 4 and flat(g) and planes is not None and not x_value.is_graph_input():
         x = low.require(x_value, lambda s: _flat_input(s, pitch, has_padding(g), regions, x_value), lambda: _need(regions.layout(x_value)))
         taps = _flat_offsets(g, x.layout)
         x_batch = x.layout.strides[0]
@@ -196,8 +199,7 @@ def _flat_input(stored: Stored, pitch: int, padded: bool, regions: PlaneRegions,
     """Whether a stored copy has this row pitch and, if shifted reads need them, the region's zeros."""
     if stored.exact or stored.dtype != "float32" or stored.layout.strides[2:] != (pitch, 1):
         return False
-    wanted = regions.layout(value)
-    return not padded or (wanted is not None and stored.layout == wanted)
+    return not padded or (stored.own and stored.layout == regions.layout(value))
 
 
 def _flat_offsets(g: ConvGeometry, layout: Layout) -> npt.NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +11,7 @@ import onnx_ir as ir
 from sparsecc.errors import UnsupportedOpError
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.layout import Layout
-from sparsecc.targets.lower.call import Call, call_of, conv_geometry, linear_weights
+from sparsecc.targets.lower.call import Call, call_of, conv_geometry, linear_weights, unfused
 from sparsecc.targets.lower.chains import Chain, find_chains
 from sparsecc.targets.lower.conv import lower_conv
 from sparsecc.targets.lower.linear import lower_linear
@@ -19,7 +20,7 @@ from sparsecc.targets.lower.other import copy_to, lower_chain, lower_norm, lower
 from sparsecc.targets.lower.preference import Preferences
 from sparsecc.targets.lower.product import lower_product
 from sparsecc.targets.lower.regions import POOLS, PlaneRegions
-from sparsecc.targets.lower.state import LayerReport, Lowering, Machine, Pointer, Stored, dtype_of, shape_of
+from sparsecc.targets.lower.state import LayerReport, Lowering, Machine, Pointer, Stored, check_index, dtype_of, shape_of
 from sparsecc.targets.lower.views import lower_view
 from sparsecc.targets.plan import Plan, Ref, Step, TensorSpec
 
@@ -47,6 +48,7 @@ class GraphLowering:
         inputs = [_spec(value) for value in graph.inputs]
         outputs = [_spec(value) for value in graph.outputs]
         for index, (value, spec) in enumerate(zip(graph.inputs, inputs, strict=True)):
+            check_index(f"input {spec.name!r}", prod(spec.shape))
             buffer = Buffer.at(Ref("input", index), spec.nbytes)
             self.low.define(value, Stored(buffer, Layout.rows(spec.shape), spec.dtype))
         units = find_chains(self.model)
@@ -93,12 +95,10 @@ class GraphLowering:
 
     def _generic(self, call: Call) -> None:
         if call.tail:
-            body = [call.anchor, *call.tail]
-            raise UnsupportedOpError(
-                f"fused node {call.name!r} ({' + '.join(n.op_type for n in body)}) has no kernel; "
-                "compile without fuse-epilogues"
-            )
-        lower_chain(self.low, [call.node], self._layout_of)
+            nodes, actual = unfused(call)
+            lower_chain(self.low, nodes, self._layout_of, actual)
+        else:
+            lower_chain(self.low, [call.node], self._layout_of)
 
     def _layout_of(self, value: ir.Value, source: Sequence[ir.Value]) -> Layout:
         """The layout for an output: what its consumers wish, else that of an equally shaped operand, else rows."""
@@ -119,7 +119,7 @@ class GraphLowering:
             return
         layout = self.regions.layout(value)
         for stored in self.low.versions(value) if made is None else [made]:
-            if stored.layout == layout and not stored.exact:
+            if stored.layout == layout and stored.own:
                 zero_halo(self.low, stored, shape_of(value), planes.spec, value.name or "")
 
     def _write_output(self, value: ir.Value, spec: TensorSpec, index: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,19 @@ from sparsecc.targets.lower.state import Lowering, Pointer, Stored, base, dtype_
 LayoutOf = Callable[[ir.Value, Sequence[ir.Value]], Layout]
 
 
-def lower_chain(low: Lowering, nodes: Sequence[ir.Node], layout_of: LayoutOf) -> None:
-    """Emit the kernels of nodes that are fused; only the last node's outputs are kept."""
+def lower_chain(
+    low: Lowering,
+    nodes: Sequence[ir.Node],
+    layout_of: LayoutOf,
+    actual: Mapping[ir.Value, ir.Value] = MappingProxyType({}),
+) -> None:
+    """Emit the kernels of nodes that are fused; only the last node's outputs are kept.
+
+    Args:
+        actual: for values of nodes outside the graph those that they stand for, of the same name.
+    """
     inside = {output for node in nodes for output in node.outputs}
-    external = [v for n in nodes for v in n.inputs if v is not None and v not in inside]
+    external = [actual.get(v, v) for n in nodes for v in n.inputs if v is not None and v not in inside]
     constants: dict[str, npt.NDArray[Any]] = {}
     stored: dict[str, Stored] = {}
     for value in dict.fromkeys(external):
@@ -38,10 +48,11 @@ def lower_chain(low: Lowering, nodes: Sequence[ir.Node], layout_of: LayoutOf) ->
             constants[name] = array
         else:
             stored[name] = low.any_version(value)
-    results = [v for v in nodes[-1].outputs if v.name and (v.uses() or v.is_graph_output())]
+    outputs = [actual.get(v, v) for v in nodes[-1].outputs]
+    results = [v for v in outputs if v.name and (v.uses() or v.is_graph_output())]
     for value in results:
         stored[value.name or ""] = low.buffer(layout_of(value, external), dtype_of(value), value.name or "")
-    label = nodes[-1].name or results[0].name or nodes[-1].op_type
+    label = nodes[-1].name or outputs[0].name or nodes[-1].op_type
     chain = legalize(
         nodes, {name: s.layout for name, s in stored.items()}, constants=constants, lanes=low.machine.lanes,
         name=f"step{len(low.steps)}",

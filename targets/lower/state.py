@@ -17,14 +17,21 @@ from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.memory import Buffer
 from sparsecc.targets.plan import Ref, Weights
 
+LARGEST_INDEX = 2**31 - 2**20  # what is left to int32 covers reads beyond a buffer
+
 
 @dataclass(frozen=True)
 class Stored:
-    """One copy of a value: where it lies and how. `exact` memory may not be read outside its elements."""
+    """One copy of a value: where it lies and how. `exact` memory may not be read outside its elements.
+
+    Attributes:
+        own: the buffer holds nothing but this value in this layout, so what is between may be written.
+    """
 
     buffer: Buffer
     layout: Layout
     dtype: str
+    own: bool = False
 
     @property
     def exact(self) -> bool:
@@ -129,8 +136,17 @@ class Lowering:
 
     def constant(self, array: npt.NDArray[Any]) -> Stored:
         """A constant in row-major layout."""
+        check_index("a constant", array.size)
         ref = self.weights.add(array)
         return Stored(Buffer.at(ref, array.nbytes), Layout.rows(array.shape), str(array.dtype))
+
+    def constant_in(self, array: npt.NDArray[Any], layout: Layout) -> Stored:
+        """A constant in any layout, zeros between its elements."""
+        check_index("a constant", layout.size)
+        memory = np.zeros(layout.size, array.dtype)
+        strides = [s * array.itemsize for s in layout.strides]
+        np.lib.stride_tricks.as_strided(memory[layout.origin :], array.shape, strides)[...] = array
+        return Stored(Buffer.at(self.weights.add(memory), memory.nbytes), layout, str(array.dtype))
 
     def any_version(self, value: ir.Value) -> Stored:
         return self.versions(value)[0]
@@ -151,7 +167,8 @@ class Lowering:
 
     def buffer(self, layout: Layout, dtype: str, name: str) -> Stored:
         """A new arena buffer for a value in `layout`."""
-        return Stored(Buffer(name, layout.size * np.dtype(dtype).itemsize), layout, dtype)
+        check_index(name, layout.size)
+        return Stored(Buffer(name, layout.size * np.dtype(dtype).itemsize), layout, dtype, own=True)
 
     # kernels and steps
     def kernel(self, prefix: str, form: object, make: Callable[[str], Any]) -> str:
@@ -171,15 +188,28 @@ class Lowering:
         for pointer in pointers:
             if isinstance(pointer.target, Buffer):
                 pointer.target.touch(index)
-        for scalar in scalars:
-            if not -(2**31) <= scalar < 2**31:
-                raise LoweringError(f"{label} needs index {scalar}, which is beyond 32 bits; use a smaller batch")
+        for number in (*scalars, extent):
+            check_index(label, number)
         self.steps.append(PendingStep(label, kind, symbol, list(pointers), [int(s) for s in scalars], int(extent)))
         return index
 
     def pack(self, *arrays: npt.NDArray[Any]) -> list[Pointer]:
         """Put arrays into the weights file."""
+        for array in arrays:
+            check_index("a packed weight", array.size)
         return [Pointer(self.weights.add(a)) for a in arrays]
+
+
+def check_index(what: str, index: int) -> None:
+    """Kernels count elements in int32, and may look a little beyond the last one.
+
+    Raises:
+        LoweringError: `index` is beyond that.
+    """
+    if not -LARGEST_INDEX <= index <= LARGEST_INDEX:
+        raise LoweringError(
+            f"{what} needs element index {index}, and kernels count to {LARGEST_INDEX}; use a smaller batch or shape"
+        )
 
 
 def at_origin(stored: Stored) -> Pointer:

@@ -28,7 +28,7 @@ def lower_view(low: Lowering, node: ir.Node) -> bool:
     if node.op_type == "Transpose":
         perm = permutation(node, len(shape_of(source)))
         for stored in list(low.versions(source)):
-            low.define(node.outputs[0], replace(stored, layout=stored.layout.transpose(perm)))
+            low.define(node.outputs[0], _view(stored, stored.layout.transpose(perm)))
         return True
     if node.op_type == "Split":
         return _split(low, node, source)
@@ -39,10 +39,15 @@ def lower_view(low: Lowering, node: ir.Node) -> bool:
     return False
 
 
+def _view(stored: Stored, layout: Layout) -> Stored:
+    """Another layout on the same memory, whose padding may hold elements of the source."""
+    return replace(stored, layout=layout, own=False)
+
+
 def _reshape(low: Lowering, source: ir.Value, output: ir.Value) -> bool:
     shape, new_shape = shape_of(source), shape_of(output)
     found = [
-        replace(stored, layout=layout)
+        _view(stored, layout)
         for stored in list(low.versions(source))
         if (layout := stored.layout.reshape(shape, new_shape)) is not None
     ]
@@ -52,7 +57,7 @@ def _reshape(low: Lowering, source: ir.Value, output: ir.Value) -> bool:
         )
         layout = stored.layout.reshape(shape, new_shape)
         assert layout is not None
-        found = [replace(stored, layout=layout)]
+        found = [_view(stored, layout)]
     for stored in found:
         low.define(output, stored)
     return True
@@ -63,7 +68,7 @@ def _narrowed(low: Lowering, source: ir.Value, output: ir.Value, moves: list[tup
         layout = stored.layout
         for axis, start, step in moves:
             layout = layout.narrow(axis, start, step)
-        low.define(output, Stored(stored.buffer, layout, stored.dtype))
+        low.define(output, _view(stored, layout))
 
 
 def _split(low: Lowering, node: ir.Node, source: ir.Value) -> bool:
@@ -103,5 +108,5 @@ def _expand(low: Lowering, source: ir.Value, output: ir.Value) -> bool:
             s if n == m else 0
             for s, n, m in zip(stored.layout.strides, shape, new_shape[missing:], strict=True)
         ]
-        low.define(output, replace(stored, layout=replace(stored.layout, strides=tuple(strides))))
+        low.define(output, _view(stored, replace(stored.layout, strides=tuple(strides))))
     return True

@@ -104,16 +104,12 @@ class Network:
 
     def proto(self) -> onnx.ModelProto:
         """The model."""
-        graph = helper.make_graph(
-            self._nodes,
-            "test",
-            [
-                helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-                for k, v in self.feeds.items()
-            ],
-            [onnx.ValueInfoProto(name=name) for name in self._outputs],
-            self._constants,
-        )
+        inputs = {
+            k: helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for k, v in self.feeds.items()
+        }
+        outputs = [inputs.get(name, onnx.ValueInfoProto(name=name)) for name in self._outputs]
+        graph = helper.make_graph(self._nodes, "test", list(inputs.values()), outputs, self._constants)
         opsets = [helper.make_opsetid("", self._opset)]
         opsets += [helper.make_opsetid(d, 1) for d in {n.domain for n in self._nodes} - {""}]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)

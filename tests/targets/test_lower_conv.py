@@ -226,7 +226,7 @@ def test_output_that_is_also_read() -> None:
     net = Network()
     x = net.input(1, 4, 5, 5)
     y = net.add("Relu", net.conv(x, 4, 4, (3, 3), pads=[1] * 4))
-    net.output(y, x, y, net.conv(y, 4, 4, (3, 3), pads=[1] * 4))
+    net.output(y, x, net.conv(y, 4, 4, (3, 3), pads=[1] * 4))
     check(net)
 
 
