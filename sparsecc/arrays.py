@@ -40,9 +40,7 @@ def read_arrays(texts: Sequence[str], specs: Sequence[TensorInfo]) -> dict[str, 
     """
     found: dict[str, Array] = {}
     for text in texts:
-        name, sign, file = text.rpartition("=")
-        if sign and Path(text).exists():
-            name, file = "", text
+        name, file = _split(text, specs)
         content = _load(Path(file))
         if isinstance(content, dict):
             if name:
@@ -56,6 +54,15 @@ def read_arrays(texts: Sequence[str], specs: Sequence[TensorInfo]) -> dict[str, 
             names = ", ".join(spec.name for spec in specs)
             raise UsageError(f"which input is {file}? Write NAME={file}; the inputs are {names}")
     return found
+
+
+def _split(text: str, specs: Sequence[TensorInfo]) -> tuple[str, str]:
+    """Name and file; both may hold equals signs, so names that exist are tried first."""
+    for spec in specs:
+        if text.startswith(f"{spec.name}="):
+            return spec.name, text.removeprefix(f"{spec.name}=")
+    name, sign, file = text.partition("=")
+    return (name, file) if sign and not Path(text).exists() else ("", text)
 
 
 def _load(path: Path) -> Array | dict[str, Array]:

@@ -32,7 +32,7 @@ def test_example(path: Path) -> None:
 
 
 def test_c_program(tmp_path: Path) -> None:
-    module = torch.nn.Sequential(torch.nn.Linear(48, 64), torch.nn.ReLU(), torch.nn.Linear(64, 6))
+    module = torch.nn.Sequential(torch.nn.Linear(48, 64), torch.nn.ReLU(), torch.nn.Linear(64, 6)).eval()
     file, x = tmp_path / "m.onnx", np.random.default_rng(0).standard_normal((2, 48)).astype(np.float32)
     torch.onnx.export(module, (torch.zeros(2, 48),), file, dynamo=True, verbose=False)
     np.save(tmp_path / "x.npy", x)

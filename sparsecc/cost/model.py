@@ -42,6 +42,7 @@ class SpmmShape:
         vectors: vectors of output positions.
         chunk_columns: columns that are live in a chunk.
         column_bytes: bytes of X that one column adds to a tile's footprint.
+        unaligned: whether most vectors of X straddle two cache lines.
         chunked: whether partial sums wait in memory between chunks.
         batch: repetitions.
     """
@@ -53,6 +54,7 @@ class SpmmShape:
     vectors: int
     chunk_columns: int
     column_bytes: float
+    unaligned: bool
     chunked: bool
     batch: int = 1
 
@@ -63,6 +65,8 @@ def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
     footprint = shape.chunk_columns * shape.column_bytes / machine.l1_bytes
     # loads of X slow down gradually as a chunk's columns outgrow L1
     level = 1.0 + 0.9 / (1.0 + exp(-(footprint - 1.25) / 0.15))
+    if shape.unaligned:
+        level *= 1.7
     load_rate = machine.loads / {1: 1.36, 2: 1.36}.get(R, 1.0)
     block = max(R * J / machine.fma * 1.13, (J * level + R + 0.5) / load_rate)
     entry = 2.0 + (2.1 + (0.25 if shape.chunked else 0.0)) * R * J

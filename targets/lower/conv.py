@@ -12,6 +12,7 @@ from sparsecc.ir import encoding_of
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.kernels.depthwise import DepthwiseForm, choose_strip, depthwise_kernel
+from sparsecc.targets.kernels.shift import ShiftForm, plan_shifts, shift_kernel, shifted_offsets
 from sparsecc.targets.kernels.split import SplitForm, minimum_pitch, plan_phases, split_kernel, tap_offsets
 from sparsecc.targets.kernels.spmm import SpmmForm, pack_spmm, spmm_kernel, tile_classes
 from sparsecc.targets.layout import ROW_SLACK, Layout, PlaneSpec, round_up
@@ -153,35 +154,37 @@ def _dense_or_sparse(
     rank = len(shape_of(x_value))
     pitch = row_pitch(y.layout, rank) if rank == 4 else max(g.out_size[1], minimum_pitch(g))
     steps: list[int] = []
-    planes = regions.planes(x_value)
-    if rank == 4 and flat(g) and planes is not None and not x_value.is_graph_input():
-        x = low.require(x_value, lambda s: _flat_input(s, pitch, has_padding(g), regions, x_value), lambda: _need(regions.layout(x_value)))
-        taps = _flat_offsets(g, x.layout)
-        x_batch = x.layout.strides[0]
-        x_at = base(x)
-        channel_pitch = x.layout.strides[1]
-    else:
-        x, taps, x_batch, channel_pitch, index = _split(low, call, g, pitch, batch)
-        steps.append(index)
-        x_at = base(x)
     matrix = weight.reshape(g.out_channels, -1)
     vectors = -(-(g.out_size[0] * pitch) // V)
-    taps_count = g.kernel[0] * g.kernel[1]
+    shiftable = rank == 4 and g.kernel[1] > 1 and g.stride == (1, 1) and pitch % V == 0
     choice = choose_spmm(
-        matrix, vectors, taps_count, low.machine, group_rows=g.out_channels // g.groups, batch=batch,
-        dense_only=low.keep_dense(call.name),
-    )
-    offsets = taps
+        matrix, vectors, g.kernel[0] * g.kernel[1], low.machine, group_rows=g.out_channels // g.groups, batch=batch,
+        dense_only=low.keep_dense(call.name), shiftable=shiftable,
+    )  # fmt: skip
+    planes = regions.planes(x_value)
+    if shiftable and choice.rows == 1 and not choice.dense:
+        x, offsets, x_batch, channel_pitch, index = _shift(low, call, g, pitch, batch)
+        steps.append(index)
+    elif rank == 4 and flat(g) and planes is not None and not x_value.is_graph_input():
+        x = low.require(
+            x_value,
+            lambda s: _flat_input(s, pitch, has_padding(g), regions, x_value),
+            lambda: _need(regions.layout(x_value)),
+        )
+        offsets, x_batch, channel_pitch = _flat_offsets(g, x.layout), x.layout.strides[0], x.layout.strides[1]
+    else:
+        x, offsets, x_batch, channel_pitch, index = _split(low, call, g, pitch, batch)
+        steps.append(index)
     if g.groups > 1:
         rows_per_group = g.out_channels // g.groups
         first = np.arange(-(-g.out_channels // choice.rows)) * choice.rows // rows_per_group
-        offsets = taps[None, :] + (first * (g.channels // g.groups) * channel_pitch)[:, None]
+        offsets = offsets[None, :] + (first * (g.channels // g.groups) * channel_pitch)[:, None]
     symbol, tables, extent, tile_counts = spmm_call(low, matrix, offsets, choice, vectors, batch, tail)
     extra = residuals(low, tail, y.layout)
     steps.append(
         low.step(
             call.name, "spmm", symbol,
-            [*tables, *low.pack(bias), x_at, base(y), *row_operand_pointers(low, tail), *map(base, extra)],
+            [*tables, *low.pack(bias), base(x), base(y), *row_operand_pointers(low, tail), *map(base, extra)],
             [*tile_counts, y.layout.strides[1], y.layout.origin, x_batch, y.layout.strides[0],
              *(r.layout.strides[0] for r in extra)],
             extent,
@@ -241,6 +244,30 @@ def _split(
         [g.channels, x.layout.strides[1], x.layout.origin, x.layout.strides[0]], batch * g.channels,
     )
     return planes, tap_offsets(g, plan), batch_stride, per_channel, index
+
+
+def _shift(
+    low: Lowering, call: Call, g: ConvGeometry, pitch: int, batch: int
+) -> tuple[Stored, npt.NDArray[np.int64], int, int, int]:
+    """Emit shifted copies; returns (copies, tap offsets, batch stride, stride between channels, step)."""
+    x_value = call.inputs[0]
+    assert x_value is not None
+    shape = shape_of(x_value)
+    plan = plan_shifts(g, pitch)
+    x = low.require(
+        x_value, lambda s: _readable_planes(s, 4), lambda: _plain_planes(shape, low.machine.lanes)
+    )
+    form = ShiftForm(g.size, plan, x.layout.strides[2], low.machine.lanes)
+    per_channel = len(plan.shifts) * plan.pitch
+    batch_stride = g.channels * per_channel
+    layout = Layout((batch_stride, per_channel, pitch, 1), 0, batch * batch_stride + 64)
+    copies = low.buffer(layout, "float32", f"{x_value.name}.shifted")
+    symbol = low.kernel("shift", form, lambda s: shift_kernel(form, s))
+    index = low.step(
+        f"{call.name}.shift", "shift", symbol, [base(x), base(copies)],
+        [g.channels, x.layout.strides[1], x.layout.origin, x.layout.strides[0]], batch * g.channels,
+    )  # fmt: skip
+    return copies, shifted_offsets(g, plan), batch_stride, per_channel, index
 
 
 def spmm_call(

@@ -9,15 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import networkx as nx
+import numpy as np
 import onnx_ir as ir
 
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.kernels.split import minimum_pitch
-from sparsecc.targets.layout import Layout, PlaneSpec
+from sparsecc.targets.kernels.spmm import block_mask
+from sparsecc.targets.layout import Layout, PlaneSpec, round_up
 from sparsecc.targets.lower.call import Call, call_of, conv_geometry
 from sparsecc.targets.lower.elementwise import ELEMENTWISE
 from sparsecc.targets.lower.state import shape_of
+
+_WASTE = 1.16  # positions that rows of whole vectors may add
 
 POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 
@@ -37,6 +41,7 @@ class PlaneRegions:
         self._lanes = lanes
         self._graph: nx.Graph[ir.Value] = nx.Graph()
         self._zero: set[ir.Value] = set()
+        self._aligned: set[ir.Value] = set()
         self._needs: dict[ir.Value, list[tuple[int, int, int, int]]] = {}
         for node in model.graph:
             self._visit(call_of(model, node))
@@ -75,6 +80,8 @@ class PlaneRegions:
             self._add(x)
         if not g.depthwise:
             self._need(y, (minimum_pitch(g), 0, 0, 0))
+            if g.stride == (1, 1) and g.kernel[1] > 1 and _scattered(call):
+                self._aligned.add(y)
             if flat(g) and not x.is_graph_input():
                 self._tie(x, y)
                 if not g.pointwise and has_padding(g):
@@ -106,10 +113,23 @@ class PlaneRegions:
             width = max(shape_of(value)[3] for value in component)
             pitch, top, bottom, left = (max([0, *(n[i] for n in needs)]) for i in range(4))
             zero = any(value in self._zero for value in component)
-            spec = PlaneSpec(max(width, pitch), top, bottom, left, zero)
+            row = max(width, pitch)
+            whole = round_up(row, self._lanes)
+            if whole <= _WASTE * row and any(value in self._aligned for value in component):
+                row = whole
+            spec = PlaneSpec(row, top, bottom, left, zero)
             for value in component:
                 result[value] = Planes(spec, value in self._zero)
         return result
+
+
+def _scattered(call: Call) -> bool:
+    """Whether weights are so sparse, and in no blocks, that one row at a time is the form to expect."""
+    weight = constant_of(call.inputs[1])
+    assert weight is not None
+    matrix = weight.reshape(weight.shape[0], -1)
+    filled = np.count_nonzero(matrix) / matrix.size
+    return 0 < filled < 0.4 and bool(block_mask(matrix, 2).mean() > 1.4 * filled)
 
 
 def flat(g: ConvGeometry) -> bool:

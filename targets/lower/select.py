@@ -57,12 +57,21 @@ def vector_machine(machine: Machine) -> VectorMachine:
 
 
 def choose_spmm(
-    matrix: FloatArray, vectors: int, taps: int, machine: Machine, *, group_rows: int, batch: int, dense_only: bool
+    matrix: FloatArray,
+    vectors: int,
+    taps: int,
+    machine: Machine,
+    *,
+    group_rows: int,
+    batch: int,
+    dense_only: bool,
+    shiftable: bool = False,
 ) -> SpmmChoice:
     """The cheapest form for [M, K] weights over `vectors` vectors of positions.
 
     Args:
         taps: kernel positions per channel, which share cache lines of X.
+        shiftable: blocks of one row may read shifted copies, always whole cache lines.
         dense_only: consider dense forms only.
         group_rows: output rows that share input channels; R divides it or it is a single group's M.
     """
@@ -77,13 +86,14 @@ def choose_spmm(
         # neighbouring taps of a channel read overlapping vectors
         column_bytes = width * machine.lanes * 4 * (1.0 if taps == 1 else 0.4)
         mask = block_mask(matrix, R)
+        unaligned = taps > 1 and not (shiftable and R == 1)
         for dense in (True,) if dense_only else (False, True):
             live = np.ones_like(mask) if dense else mask
             for chunk in _chunks(K):
                 columns = -(-K // -(-K // chunk))
                 entries = mask.shape[0] * -(-K // columns)
                 used = columns * min(1.0, _density(live, columns))
-                shape = SpmmShape(R, width, entries, int(live.sum()), vectors, int(used), column_bytes, columns < K, batch)
+                shape = SpmmShape(R, width, entries, int(live.sum()), vectors, int(used), column_bytes, unaligned, columns < K, batch)
                 candidates.append(SpmmChoice(R, J, columns, dense, spmm_seconds(shape, model), 0.0))
     dense_seconds = min((c.seconds for c in candidates if c.dense), default=0.0)
     best = min(candidates, key=lambda c: (c.seconds, not c.dense))
@@ -114,6 +124,8 @@ class RowsChoice:
     def reason(self) -> str:
         if self.kind == "dense":
             return "dense streams the weights fastest for these zeros"
+        if self.seconds == 0.0:
+            return "all weights are zero"
         return f"predicted {self.dense_seconds / self.seconds:.2f} times as fast as dense"
 
 

@@ -72,7 +72,7 @@ class Network:
     def normal(self, *shape: int, pattern: str = "dense") -> str:
         """An initializer of normal numbers, zeros in the matrix [first dimension, all others]."""
         array = self.rng.standard_normal(shape).astype(np.float32) / np.sqrt(max(1, np.prod(shape[1:])))
-        matrix = pruned(array.reshape(shape[0], -1), pattern, self.rng)
+        matrix = pruned(array.reshape((*shape, 1, 1)[0], -1), pattern, self.rng)
         return self.constant(matrix.reshape(shape).astype(np.float32))
 
     def add(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:

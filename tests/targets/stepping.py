@@ -167,7 +167,7 @@ def assert_close(found: Array, expected: Array, what: str, tolerance: float = 1e
     if expected.dtype.kind != "f":
         np.testing.assert_array_equal(found, expected, err_msg=what)
         return
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
+    scale = max(float(np.abs(expected).max(initial=0.0)), 0.1)  # of sums of numbers around 1
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale, err_msg=what)
 
 
