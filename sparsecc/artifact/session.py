@@ -61,6 +61,8 @@ class Session:
         self.inputs = manifest.inputs
         self.outputs = manifest.outputs
         self.threads = threads
+        self._names = tuple(spec.name for spec in manifest.inputs)
+        self._types = [np.dtype(spec.dtype) for spec in manifest.inputs]
         self._lock = threading.Lock()
         self._library = _Library(folder / LIBRARY, manifest.name)
         options = _Options(threads=threads)
@@ -148,20 +150,25 @@ class Session:
 
     def _check_inputs(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The arrays in the order of the C call, row-major and aligned."""
-        names = [spec.name for spec in self.inputs]
         if not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ArtifactError(
-                f"inputs: expected a mapping from {', '.join(names)} to arrays, found {type(inputs).__name__}"
+                f"inputs: expected a mapping from {', '.join(self._names)} to arrays, "
+                f"found {type(inputs).__name__}"
             )
-        unknown = [str(name) for name in inputs if name not in names]
+        unknown = [str(name) for name in inputs if name not in self._names]
         if unknown:
             raise ArtifactError(
-                f"the network has no input {', '.join(unknown)}: its inputs are {', '.join(names)}"
+                f"the network has no input {', '.join(unknown)}: its inputs are {', '.join(self._names)}"
             )
-        missing = [name for name in names if name not in inputs]
+        missing = [name for name in self._names if name not in inputs]
         if missing:
-            raise ArtifactError(f"the input {', '.join(missing)} is missing: expected {', '.join(names)}")
-        return [_check_array(spec, inputs[spec.name]) for spec in self.inputs]
+            raise ArtifactError(
+                f"the input {', '.join(missing)} is missing: expected {', '.join(self._names)}"
+            )
+        return [
+            _check_array(spec, dtype, inputs[spec.name])
+            for spec, dtype in zip(self.inputs, self._types, strict=True)
+        ]
 
 
 class _Library:
@@ -207,10 +214,10 @@ def _open_library(path: Path) -> ctypes.CDLL:
         return ctypes.CDLL(os.fspath(link))
 
 
-def _check_array(spec: TensorInfo, array: object) -> Array:
+def _check_array(spec: TensorInfo, dtype: np.dtype[Any], array: object) -> Array:
     if not isinstance(array, np.ndarray):
         raise ArtifactError(f"input {spec.name!r}: expected a numpy array, found {type(array).__name__}")
-    if array.dtype != np.dtype(spec.dtype):
+    if array.dtype != dtype:
         raise ArtifactError(
             f"input {spec.name!r}: expected type {spec.dtype}, found {_type_name(array.dtype)}"
         )
@@ -218,7 +225,8 @@ def _check_array(spec: TensorInfo, array: object) -> Array:
         raise ArtifactError(
             f"input {spec.name!r}: expected shape {list(spec.shape)}, found {list(array.shape)}"
         )
-    return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=["C", "A"])
 
 
 def _type_name(dtype: np.dtype[Any]) -> str:
@@ -226,4 +234,6 @@ def _type_name(dtype: np.dtype[Any]) -> str:
 
 
 def _pointers(arrays: list[Array]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
+    # the interface's address costs a fifth of what `array.ctypes.data` does
+    addresses = [array.__array_interface__["data"][0] for array in arrays]
+    return (ctypes.c_void_p * max(1, len(addresses)))(*addresses)

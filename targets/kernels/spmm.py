@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
+from sparsecc.errors import LoweringError
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.tir import KernelBuilder, vector_of
 
@@ -175,8 +176,13 @@ def pack_spmm(
         chunk: columns of a chunk; several chunks make the kernel `chunked`.
         parts: independent sets of row blocks, balanced by their blocks, for threads.
         dense: keep all columns, zeros too.
+
+    Raises:
+        LoweringError: an offset is beyond 32 bits.
     """
     M, K = matrix.shape
+    if offset.max(initial=0) >= 2**31:
+        raise LoweringError(f"a layer's input needs element offset {offset.max()}, beyond 32 bits; use a smaller shape")
     mask = block_mask(matrix, rows)
     if dense:
         mask = np.ones_like(mask)

@@ -111,6 +111,8 @@ def _stage(block: Any, buffers: Mapping[int, str]) -> Stage:
             continue
         if not isinstance(s, tirx.BufferStore):
             raise NotImplementedError(f"statement {type(s).__name__} in a block")
+        if not s.indices and all(extent == 1 for _, extent in spatial):
+            spatial = []  # a number; TVM gives its block an axis that nothing uses
         if [hash(i) for i in s.indices] != [h for h, _ in spatial]:
             raise NotImplementedError("a store that is not at the block's own axes")
         stores[buffers[hash(s.buffer)]] = s.value

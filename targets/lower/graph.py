@@ -46,6 +46,9 @@ class GraphLowering:
     def run(self, name: str, target: str, progress: Callable[[int, int], None] | None = None) -> Plan:
         graph = self.model.graph
         inputs = [_spec(value) for value in graph.inputs]
+        for value in (output for node in graph for output in node.outputs):
+            if value.uses() or value.is_graph_output():
+                shape_of(value)  # the first that is not static is the one to name
         outputs = [_spec(value) for value in graph.outputs]
         for index, (value, spec) in enumerate(zip(graph.inputs, inputs, strict=True)):
             check_index(f"input {spec.name!r}", prod(spec.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import onnx_ir as ir
@@ -33,7 +34,9 @@ def lower_product(low: Lowering, call: Call, wanted: Layout | None) -> None:
     y_layout = _output_layout(full, lanes_on_m, V)
     if wanted is not None and not vector_a and not vector_b and _fits(wanted, full, lanes_on_m, V):
         y_layout = wanted
-    y = low.buffer(y_layout, "float32", call.output.name or "")
+    matrix = [*([] if vector_a else [len(batch)]), *([] if vector_b else [len(batch) + 1])]
+    kept = tuple(y_layout.strides[d] for d in (*range(len(batch)), *matrix))
+    y = low.buffer(replace(y_layout, strides=kept), "float32", call.output.name or "")
 
     lane_value, lane_shape = (a_value, a_shape) if lanes_on_m else (b_value, b_shape)
     other_value = b_value if lanes_on_m else a_value
@@ -74,9 +77,6 @@ def lower_product(low: Lowering, call: Call, wanted: Layout | None) -> None:
         [*scalars, *(0 for _ in extra)],
         prod(batch) * row_tiles * (first + second),
     )
-    if vector_a or vector_b:
-        strides = [*y_layout.strides[: len(batch)], *([] if vector_a else [y_layout.strides[-2]]), *([] if vector_b else [y_layout.strides[-1]])]
-        y = Stored(y.buffer, Layout(tuple(strides), y_layout.origin, y_layout.size), "float32")
     low.define(call.output, y)
 
 

@@ -230,8 +230,11 @@ def shape_of(value: ir.Value) -> tuple[int, ...]:
     """
     shape = value.shape
     if shape is None or not shape.is_static():
+        node = value.producer()
+        maker = "" if node is None else f" (from {node.op_type} node {node.name!r})"
         raise LoweringError(
-            f"value {value.name!r} has no static shape; give the inputs' shapes with --shape name=1,3,224,224"
+            f"value {value.name!r}{maker} has no static shape; give the inputs' shapes with --shape name=1,3,224,224, "
+            "and avoid ops whose output's size depends on data"
         )
     return tuple(int(d) for d in shape.dims)  # type: ignore[arg-type]
 

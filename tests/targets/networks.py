@@ -60,7 +60,7 @@ class Network:
     def input(self, *shape: int, values: Array | None = None) -> str:
         """A graph input, normal numbers where none are given."""
         name = f"x{len(self.feeds)}"
-        self.feeds[name] = self.rng.standard_normal(shape).astype(np.float32) if values is None else values
+        self.feeds[name] = np.asarray(self.rng.standard_normal(shape), np.float32) if values is None else values
         return name
 
     def constant(self, array: Any, dtype: Any = None) -> str:

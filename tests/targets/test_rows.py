@@ -1,0 +1,87 @@
+"""The kernels for few columns, lanes along output rows and CSR, against numpy in double precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import Buffer, call, load_kernels
+from networks import PATTERNS, Array, pruned
+
+from sparsecc.compiler import generator_version
+from sparsecc.targets.build import structural_name
+from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, csr_rounds, pack_csr
+from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
+from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
+from sparsecc.targets.layout import Layout, round_up
+
+LANES = 16
+EPILOGUE = Epilogue(
+    (
+        EpilogueOp("Mul", (Operand("step", 0), Operand("row", 0))),
+        EpilogueOp("Add", (Operand("step", 1), Operand("tensor", 0))),
+    ),
+    row_pointers=1,
+    tensor_pointers=1,
+)
+
+
+def operands(matrix: Array, columns: int, *, feature_major: bool) -> tuple[Buffer, Buffer, Buffer, Array, Array]:
+    """X, Y, residual, bias and scale; X may not be read outside its elements, Y has rows of whole vectors."""
+    rng = np.random.default_rng(2)
+    M, K = matrix.shape
+    source = Layout((1, columns) if feature_major else (K, 1), 0, columns * K)
+    x = Buffer(source, (columns, K), np.float32, rng.standard_normal((columns, K)))
+    width = round_up(M, LANES)
+    target = Layout((width, 1), 0, columns * width)
+    y, residual = (Buffer(target, (columns, M), np.float32, rng.standard_normal((columns, M))) for _ in range(2))
+    bias, scale = (rng.standard_normal(width).astype(np.float32) for _ in range(2))
+    return x, y, residual, bias, scale
+
+
+def expected_of(matrix: Array, x: Buffer, residual: Buffer, bias: Array, scale: Array) -> Array:
+    M = len(matrix)
+    product = x.elements.astype(np.float64) @ matrix.astype(np.float64).T + bias[:M]
+    return product * scale[:M] + residual.elements
+
+
+def matrices(pattern: str) -> list[Array]:
+    rng = np.random.default_rng(3)
+    sizes = [(1, 1), (17, 3), (40, 24), (64, 37)]
+    return [pruned(rng.standard_normal(s), pattern, rng).astype(np.float32) for s in sizes]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("columns", [1, 2, 3, 8])
+def test_lanes_on_rows(columns: int, pattern: str) -> None:
+    for matrix in matrices(pattern):
+        for dense in (True, False):
+            chains = choose_chains(columns, matrix.shape[1], dense=dense)
+            tables = pack_rows(matrix, LANES, chains, dense=dense)
+            form = RowsForm(columns, chains, dense, LANES, EPILOGUE)
+            symbol = structural_name("rows", form)
+            function = load_kernels({symbol: lambda f=form, s=symbol: rows_kernel(f, s)}, generator_version())
+            x, y, residual, bias, scale = operands(matrix, columns, feature_major=dense)
+            packed = [tables.value] if dense else [tables.start, tables.column, tables.value]
+            xn, xk = x.layout.strides
+            scalars = [tables.runs, xk, xn, y.layout.strides[0], 0]
+            pointers = [*packed, bias, x, y, scale, residual]
+            call(function[symbol], pointers, scalars, -(-len(matrix) // LANES))
+            wanted = expected_of(matrix, x, residual, bias, scale)
+            np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_csr(columns: int, pattern: str) -> None:
+    for matrix in matrices(pattern):
+        chains = csr_chains(columns)
+        tables = pack_csr(matrix, LANES, chains)
+        assert int(tables.start[-1]) == csr_rounds(matrix, chains)
+        form = CsrForm(columns, chains, LANES, EPILOGUE)
+        symbol = structural_name("csr", form)
+        function = load_kernels({symbol: lambda f=form, s=symbol: csr_kernel(f, s)}, generator_version())
+        x, y, residual, bias, scale = operands(matrix, columns, feature_major=False)
+        pointers = [tables.start, tables.column, tables.value, bias, x, y, scale, residual]
+        call(function[symbol], pointers, [1, matrix.shape[1], y.layout.strides[0], 0], -(-len(matrix) // LANES))
+        wanted = expected_of(matrix, x, residual, bias, scale)
+        np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-5)
