@@ -188,4 +188,6 @@ def choose_strip(out_size: tuple[int, int], stride: tuple[int, int], lanes: int)
         return min(height, 4)
     if stride[0] > 1 and width > 32:
         return min(height, 2)
+    if stride[0] > 1 or 16 < width <= 100:
+        return min(height, 4)
     return min(height, 7 if height % 7 == 0 else 8)

@@ -2,6 +2,7 @@
 
 exp: Cody-Waite reduction and a degree-6 polynomial (Cephes expf), relative error < 2e-7.
 erf: rational approximation (Eigen); tanh: Cephes tanhf. Absolute errors < 3e-7.
+Not-a-numbers stay: Max(c, x) and Min(c, x) give x where the comparison with it is false.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _typed(base: str, lanes: int) -> str:
 def exp(b: KernelBuilder, x: Any, lanes: int) -> Any:
     """e ** x; overflow gives inf, underflow 0 (below -87.3)."""
     x = b.register(x, lanes).value
-    clipped = b.register(tirx.Max(tirx.Min(x, _f(88.7228, lanes)), _f(-87.3, lanes)), lanes).value
+    clipped = b.register(tirx.Max(_f(-87.3, lanes), tirx.Min(_f(88.7228, lanes), x)), lanes).value
     n = b.register(tirx.floor(clipped * _f(1.44269504088896341, lanes) + _f(0.5, lanes)), lanes).value
     r = b.register(clipped - n * _f(0.693359375, lanes) - n * _f(-2.12194440e-4, lanes), lanes).value
     poly = _horner(
@@ -99,7 +100,7 @@ def erf(b: KernelBuilder, x: Any, lanes: int) -> Any:
     """The error function: Eigen's rational approximation of degree 13 / 8 on [-4, 4] (the source of
     TensorFlow's and TVM's fast erf), absolute error < 3e-7."""
     x = b.register(
-        tirx.Max(tirx.Min(x, _f(3.925724783138660, lanes)), _f(-3.925724783138660, lanes)), lanes
+        tirx.Max(_f(-3.925724783138660, lanes), tirx.Min(_f(3.925724783138660, lanes), x)), lanes
     ).value
     z = b.register(x * x, lanes).value
     p = _horner(
@@ -132,9 +133,9 @@ def erf(b: KernelBuilder, x: Any, lanes: int) -> Any:
 def _clip(b: KernelBuilder, a: list[Any], attributes: Attributes, lanes: int) -> Any:
     value = a[0]
     if "min" in attributes:
-        value = tirx.Max(value, _f(attributes["min"], lanes))
+        value = tirx.Max(_f(attributes["min"], lanes), value)
     if "max" in attributes:
-        value = tirx.Min(value, _f(attributes["max"], lanes))
+        value = tirx.Min(_f(attributes["max"], lanes), value)
     return value
 
 
@@ -166,7 +167,7 @@ OPS: dict[str, Callable[[KernelBuilder, list[Any], Attributes, int], Any]] = {
     "Div": lambda b, a, at, n: a[0] / a[1],
     "Min": lambda b, a, at, n: tirx.Min(a[0], a[1]),
     "Max": lambda b, a, at, n: tirx.Max(a[0], a[1]),
-    "Relu": lambda b, a, at, n: tirx.Max(a[0], _f(0.0, n)),
+    "Relu": lambda b, a, at, n: tirx.Max(_f(0.0, n), a[0]),
     "Clip": _clip,
     "LeakyRelu": lambda b, a, at, n: _negative_branch(a[0], a[0] * _f(at.get("alpha", 0.01), n), n),
     "Elu": lambda b, a, at, n: _negative_branch(

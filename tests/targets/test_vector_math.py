@@ -96,5 +96,4 @@ def test_a_nan_is_not_hidden() -> None:
     """A not-a-number comes out of everything that computes with it."""
     x = np.full(16, np.nan, np.float32)
     for name, (attributes, *_) in CASES.items():
-        found = evaluate(name.split()[0], attributes, 16, x)
-        print(name, found[0])
+        assert np.isnan(evaluate(name.split()[0], attributes, 16, x)).all(), name
