@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -16,29 +18,36 @@ from numpy.typing import NDArray
 
 from sparsecc.errors import Refusal, UsageError
 from sparsecc.ir.edit import replace_constant
-from sparsecc.ir.encoding import Encoding, as_matrix, block_sums, from_matrix, set_encoding
+from sparsecc.ir.encoding import Encoding, as_matrix, encoding_of, fits, from_matrix, row_major, set_encoding
 from sparsecc.ir.provenance import record, source_name
 from sparsecc.ir.weights import WeightUse, weight_uses
 from sparsecc.passes.base import Context, Pass, PassResult
 
-Matrix = NDArray[np.float64]
+Scores = NDArray[np.floating]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight to be made sparse: its use and its matrix view [outputs, all others]."""
+    """A weight to be made sparse."""
 
     use: WeightUse
-    matrix: np.ndarray
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """[outputs, all others], in row-major memory that may be the weight's own."""
+        return row_major(as_matrix(_tensor(self.use.value).numpy(), self.use.axis))
 
 
 @dataclass(frozen=True)
 class Sparsify(Pass):
     """Magnitude sparsity.
 
-    The number of blocks to zero is `sparsity` times the number of blocks, rounded; of equal blocks the
-    earlier goes first. With a global budget one threshold holds for all layers: the score of a block is its
-    norm over the root mean square of its layer, so that layers of different scale compete fairly. Constant
+    `sparsity` times the number of blocks, rounded, are zero afterwards; of equal blocks the earlier goes
+    first. Zeros that are there already count and stay, so nothing that was pruned comes back, and the same
+    pass twice is the same as once. Where such zeros lie across the pattern, the weight is tagged with what
+    its zeros are. With a global budget one threshold holds for all layers: the score of a block is its norm
+    over the root mean square of its layer, so that layers of different scale compete fairly. Constant
     fan-in rows and N:M groups are filled one by one and have no global budget. Depthwise convolutions,
     weights that other ops read too, layers that are skipped or too small, and layers that N:M does not
     divide are refusals.
@@ -108,19 +117,25 @@ class Sparsify(Pass):
                     f"{use.layer} is used along two different axes", use.layer, "shared"
                 )
             else:
-                layers[use.value] = Layer(use, as_matrix(_weights(use.value), use.axis))
+                layers[use.value] = Layer(use)
         chosen = [layer for value, layer in layers.items() if value not in refusals]
+        zeros = total = 0
+        notes: list[str] = []
         for layer, mask in zip(chosen, self._masks(chosen, encoding), strict=True):
-            _write(layer, mask, encoding)
-        zeros = sum(int(np.count_nonzero(_weights(layer.use.value) == 0)) for layer in chosen)
-        total = sum(layer.matrix.size for layer in chosen)
-        notes = (f"{zeros} of {total} weights in {len(chosen)} layers are zero",) if chosen else ()
-        return PassResult(bool(chosen), tuple(refusals.values()), notes)
+            matrix, found = _write(layer, mask, encoding)
+            zeros += matrix.size - int(np.count_nonzero(matrix))
+            total += matrix.size
+            if found != encoding:
+                notes.append(f"{layer.use.layer} had other zeros before, so it is {found}, not {encoding}")
+        if chosen:
+            notes.insert(0, f"{zeros} of {total} weights in {len(chosen)} layers are zero")
+        return PassResult(bool(chosen), tuple(refusals.values()), tuple(notes))
 
     def _refusal(self, use: WeightUse, encoding: Encoding) -> Refusal | None:
         names = (use.layer, source_name(use.value), use.value.name or "")
-        columns = _weights(use.value).size // _weights(use.value).shape[use.axis]
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in self.skip):
+        shape = tuple(_tensor(use.value).shape.numpy())
+        size, columns = math.prod(shape), math.prod(shape) // shape[use.axis]
+        if any(name == skip or fnmatch.fnmatchcase(name, skip) for name in names for skip in self.skip):
             return Refusal(f"{use.layer} is skipped by name", use.layer, "skipped")
         if use.depthwise:
             return Refusal(f"{use.layer} is depthwise, where zeros save nothing", use.layer, "depthwise")
@@ -128,8 +143,7 @@ class Sparsify(Pass):
             return Refusal(
                 f"{use.layer} is also read by other ops, such as an embedding", use.layer, "shared"
             )
-        if _weights(use.value).size < self.min_size:
-            size = _weights(use.value).size
+        if size < self.min_size:
             return Refusal(
                 f"{use.layer} has {size} weights, under min-size {self.min_size}", use.layer, "too-small"
             )
@@ -138,50 +152,59 @@ class Sparsify(Pass):
             return Refusal(reason, use.layer, "indivisible")
         return None
 
-    def _masks(self, layers: list[Layer], encoding: Encoding) -> list[NDArray[np.bool_]]:
-        """Which weights stay, per layer."""
-        if encoding.pattern == "n:m":
-            return [_keep_in_groups(layer.matrix, encoding.n, encoding.m) for layer in layers]
-        if encoding.pattern == "fan-in":
-            return [_keep_in_rows(layer.matrix, self.sparsity) for layer in layers]
-        rows, columns = (encoding.rows, encoding.columns) if encoding.pattern == "block" else (1, 1)
-        scores = [_block_scores(layer.matrix, rows, columns) for layer in layers]
+    def _masks(self, layers: list[Layer], encoding: Encoding) -> Iterator[Mask]:
+        """Which blocks of each layer stay: [rows of blocks, columns of blocks]."""
         if self.scope == "global":
-            scores = [
-                score / max(float(np.sqrt(np.mean(np.square(layer.matrix, dtype=np.float64)))), 1e-30)
-                for score, layer in zip(scores, layers, strict=True)
-            ]
-            kept = _keep_globally(scores, self.sparsity)
-        else:
-            kept = [_keep_best(score, self.sparsity) for score in scores]
-        return [
-            _expand(blocks, layer.matrix.shape, rows, columns)
-            for blocks, layer in zip(kept, layers, strict=True)
-        ]
+            scores = [_block_scores(layer.matrix, encoding) for layer in layers]
+            for score, layer in zip(scores, layers, strict=True):
+                score /= max(float(np.sqrt(np.mean(np.square(layer.matrix, dtype=np.float64)))), 1e-30)
+            yield from _keep_globally(scores, self.sparsity)
+            return
+        for layer in layers:
+            scores = _block_scores(layer.matrix, encoding)
+            if encoding.pattern == "n:m":
+                groups = scores.reshape(-1, encoding.m)
+                yield _keep_largest(groups, encoding.n).reshape(scores.shape)
+            elif encoding.pattern == "fan-in":
+                width = scores.shape[1]
+                yield _keep_largest(scores, max(1, width - round(self.sparsity * width)))
+            else:
+                yield _keep_best(scores, self.sparsity)
 
 
-def _weights(value: ir.Value) -> np.ndarray:
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
     if value.const_value is None:
         raise UsageError(f"{value.name} is no initializer")
-    return value.const_value.numpy()
+    return value.const_value
 
 
-def _block_scores(matrix: np.ndarray, rows: int, columns: int) -> Matrix:
+def _block_of(encoding: Encoding) -> tuple[int, int]:
+    """Rows and columns that are zeroed together."""
+    return (encoding.rows, encoding.columns) if encoding.pattern == "block" else (1, 1)
+
+
+def _block_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
     """L2 norm of each block over the root of its size, so that smaller blocks at the edge compete fairly."""
-    energy = block_sums(np.square(matrix, dtype=np.float64), rows, columns)
-    sizes = block_sums(np.ones(matrix.shape), rows, columns) if rows * columns > 1 else 1.0
-    return np.sqrt(energy / sizes)
+    rows, columns = _block_of(encoding)
+    if rows * columns == 1:
+        return np.abs(matrix.astype(np.promote_types(matrix.dtype, np.float32), copy=False))
+    energy = np.zeros((-(-matrix.shape[0] // rows), -(-matrix.shape[1] // columns)))
+    sizes = np.zeros(energy.shape)
+    for row, column in product(range(min(rows, matrix.shape[0])), range(min(columns, matrix.shape[1]))):
+        part = matrix[row::rows, column::columns]
+        energy[: part.shape[0], : part.shape[1]] += np.square(part, dtype=np.float64)
+        sizes[: part.shape[0], : part.shape[1]] += 1
+    energy /= sizes
+    return np.sqrt(energy, out=energy)
 
 
-def _keep_best(scores: Matrix, sparsity: float) -> NDArray[np.bool_]:
-    """Zero exactly round(sparsity * count) blocks, the lowest scores, earlier blocks first where equal."""
-    order = np.argsort(scores, axis=None, kind="stable")
-    keep = np.ones(scores.size, np.bool_)
-    keep[order[: round(sparsity * scores.size)]] = False
-    return keep.reshape(scores.shape)
+def _keep_best(scores: Scores, sparsity: float) -> Mask:
+    """All but round(sparsity * count) blocks, which have the lowest scores."""
+    kept = scores.size - round(sparsity * scores.size)
+    return _keep_largest(scores.reshape(1, -1), kept).reshape(scores.shape)
 
 
-def _keep_globally(scores: list[Matrix], sparsity: float) -> list[NDArray[np.bool_]]:
+def _keep_globally(scores: list[Scores], sparsity: float) -> list[Mask]:
     if not scores:
         return []
     keep = _keep_best(np.concatenate([score.reshape(-1) for score in scores]), sparsity)
@@ -189,30 +212,32 @@ def _keep_globally(scores: list[Matrix], sparsity: float) -> list[NDArray[np.boo
     return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
-def _keep_in_groups(matrix: np.ndarray, n: int, m: int) -> NDArray[np.bool_]:
-    groups = np.abs(matrix).reshape(-1, m)
-    order = np.argsort(-groups, axis=1, kind="stable")
-    keep = np.zeros(groups.shape, np.bool_)
-    np.put_along_axis(keep, order[:, :n], True, axis=1)
-    return keep.reshape(matrix.shape)
-
-
-def _keep_in_rows(matrix: np.ndarray, sparsity: float) -> NDArray[np.bool_]:
-    kept = max(1, matrix.shape[1] - round(sparsity * matrix.shape[1]))
-    order = np.argsort(-np.abs(matrix), axis=1, kind="stable")
-    keep = np.zeros(matrix.shape, np.bool_)
-    np.put_along_axis(keep, order[:, :kept], True, axis=1)
+def _keep_largest(scores: Scores, kept: int) -> Mask:
+    """The `kept` largest of each row, the later ones where equal; blocks that are zero anyhow may be left out."""
+    out = scores.shape[1] - kept
+    if out <= 0:
+        return np.ones(scores.shape, np.bool_)
+    highest = np.partition(scores, out - 1, axis=1)[:, out - 1, None]  # of those that go
+    keep = scores > highest
+    missing = kept - np.count_nonzero(keep, axis=1, keepdims=True)
+    tied = np.flatnonzero((missing > 0) & (highest > 0))
+    if len(tied):
+        equal = scores[tied] == highest[tied]
+        behind = np.cumsum(equal[:, ::-1], axis=1, dtype=np.int32)[:, ::-1]
+        keep[tied] |= equal & (behind <= missing[tied])
     return keep
 
 
-def _expand(blocks: NDArray[np.bool_], shape: tuple[int, ...], rows: int, columns: int) -> NDArray[np.bool_]:
-    full = np.repeat(np.repeat(blocks, rows, axis=0), columns, axis=1)
-    return full[: shape[0], : shape[1]]
-
-
-def _write(layer: Layer, mask: NDArray[np.bool_], encoding: Encoding) -> None:
-    value, shape = layer.use.value, _weights(layer.use.value).shape
-    zeroed = np.where(mask, layer.matrix, np.zeros((), layer.matrix.dtype))
-    replace_constant(value, from_matrix(zeroed, shape, layer.use.axis))
-    set_encoding(value, encoding)
+def _write(layer: Layer, keep: Mask, encoding: Encoding) -> tuple[np.ndarray, Encoding]:
+    """Zero all blocks but those; the new matrix, and what its zeros are now."""
+    value, axis = layer.use.value, layer.use.axis
+    matrix = layer.matrix.copy()
+    rows, columns = _block_of(encoding)
+    for row, column in product(range(min(rows, matrix.shape[0])), range(min(columns, matrix.shape[1]))):
+        part = matrix[row::rows, column::columns]
+        np.copyto(part, 0, where=~keep[: part.shape[0], : part.shape[1]])
+    found = encoding if fits(matrix, encoding) else encoding_of(matrix)
+    replace_constant(value, from_matrix(matrix, tuple(_tensor(value).shape.numpy()), axis))
+    set_encoding(value, found)
     record(value, Sparsify.name)
+    return matrix, found

@@ -169,7 +169,7 @@ def build_plan(
         target: as for `compile`.
         name: prefix of the library's C symbols.
         dense_only: use dense kernels whatever the zeros.
-        dense_layers: use dense kernels for these layers.
+        dense_layers: use dense kernels for the layers of these nodes.
         progress: told about lowering and kernels.
 
     Raises:

@@ -43,8 +43,8 @@ class Measured:
         return sum(self.steps)
 
     def layer_seconds(self) -> dict[str, float]:
-        """Seconds by layer name."""
-        return {layer.name: sum(self.steps[index] for index in layer.steps) for layer in self.layers}
+        """Seconds of each layer, by its node."""
+        return {layer.node: sum(self.steps[index] for index in layer.steps) for layer in self.layers}
 
 
 class Trial:
@@ -79,14 +79,14 @@ def measure(trials: Sequence[Trial], inputs: Mapping[str, Array]) -> list[Measur
 
 
 def slower_layers(plan: Measured, dense: Measured) -> frozenset[str]:
-    """Layers with another kernel than in the dense plan that take more time than there."""
-    kernels = {layer.name: layer.kernel for layer in dense.layers}
+    """Nodes of the layers with another kernel than in the dense plan that take more time than there."""
+    kernels = {layer.node: layer.kernel for layer in dense.layers}
     ours, theirs = plan.layer_seconds(), dense.layer_seconds()
     return frozenset(
-        layer.name
+        layer.node
         for layer in plan.layers
-        if kernels.get(layer.name, layer.kernel) != layer.kernel
-        and ours[layer.name] > SLOWER * theirs[layer.name]
+        if kernels.get(layer.node, layer.kernel) != layer.kernel
+        and ours[layer.node] > SLOWER * theirs[layer.node]
     )
 
 
@@ -94,18 +94,18 @@ def with_measurements(plan: Measured, dense: Measured, slower: Mapping[str, floa
     """The layers of a plan with their measured times.
 
     Args:
-        slower: for layers that are dense because their sparse kernel was measured: its time over dense.
+        slower: for nodes that are dense because their sparse kernel was measured: its time over dense.
     """
     ours, theirs = plan.layer_seconds(), dense.layer_seconds()
     lines: list[LayerLine] = []
     for layer in plan.layers:
         line = replace(
             layer,
-            measured_seconds=round(ours[layer.name], 9),
-            measured_dense_seconds=round(theirs.get(layer.name, 0.0), 9),
+            measured_seconds=round(ours[layer.node], 9),
+            measured_dense_seconds=round(theirs.get(layer.node, 0.0), 9),
         )
-        if layer.name in slower:
-            reason = f"the sparse kernel took {slower[layer.name]:.2f} times as long as this dense one"
+        if layer.node in slower:
+            reason = f"the sparse kernel took {slower[layer.node]:.2f} times as long as this dense one"
             line = replace(line, reason=reason)
         lines.append(line)
     return tuple(lines)

@@ -19,6 +19,8 @@ from sparsecc import compiler
 from sparsecc.errors import UsageError
 from sparsecc.measurement import Measured, Trial
 from sparsecc.measurement import measure as really_measure
+from sparsecc.passes.pipeline import COMPILE_PIPELINE, Pipeline
+from sparsecc.report.compile_report import layer_lines
 
 SPARSE = "sparsify{pattern=4x1 sparsity=0.9}"
 
@@ -41,15 +43,15 @@ def model() -> ir.Model:
 
 
 def kernels(artifact: sparsecc.Artifact) -> dict[str, str]:
-    """First word of each layer's kernel."""
-    return {layer.name: layer.kernel.split()[0] for layer in artifact.report.layers}
+    """First word of each node's kernel."""
+    return {layer.node: layer.kernel.split()[0] for layer in artifact.report.layers}
 
 
 Clock = Callable[[Sequence[Trial]], list[dict[str, float]]]
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, clock: Callable[[bool, str], float]) -> list[int]:
-    """Let each layer take `clock(sparse, name)` seconds; returns a list that grows by one per measurement."""
+    """Let each layer take `clock(sparse, node)` seconds; returns a list that grows by one per measurement."""
     calls: list[int] = []
 
     def measure(trials: Sequence[Trial], inputs: dict[str, Any]) -> list[Measured]:
@@ -58,7 +60,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, clock: Callable[[bool, str], float]
         for trial, real in zip(trials, really_measure(trials, inputs), strict=True):
             times = [0.0] * len(real.steps)
             for layer in trial.layers:
-                times[layer.steps[0]] = clock("sparse" in layer.kernel, layer.name)
+                times[layer.steps[0]] = clock("sparse" in layer.kernel, layer.node)
             found.append(Measured(trial.layers, tuple(times)))
         return found
 
@@ -80,7 +82,7 @@ def test_slower_layer_becomes_dense(model: ir.Model, tmp_path: Path, monkeypatch
     artifact = sparsecc.compile(model, out=tmp_path / "m.scc", passes=SPARSE)
     assert kernels(artifact) == {"a": "sparse", "b": "dense", "c": "sparse"}
     assert calls == [2, 2]
-    (layer,) = (layer for layer in artifact.report.layers if layer.name == "b")
+    (layer,) = (layer for layer in artifact.report.layers if layer.node == "b")
     assert layer.reason == "the sparse kernel took 1.50 times as long as this dense one"
     assert layer.measured_seconds == layer.measured_dense_seconds == 1.0
 
@@ -129,6 +131,39 @@ def test_sparsify_options(model: ir.Model) -> None:
     assert result.zeros == pytest.approx(1 / 3, abs=0.01)
     with pytest.raises(UsageError):
         sparsecc.sparsify(model, "2:4", 0.7)
+
+
+def test_names_in_the_report_are_those_that_skip_takes(tmp_path: Path) -> None:
+    """A weight that two nodes share is one name and two nodes; a slower one of them alone becomes dense."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal((64, 64)).astype(np.float32) for name in ("fc[1].weight", "head")}
+    pairs = [("x", "fc[1].weight"), ("one", "fc[1].weight"), ("two", "head")]
+    nodes = [
+        helper.make_node("MatMul", [*pair], [out], f"node {out}")
+        for pair, out in zip(pairs, ("one", "two", "y"), strict=True)
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 64]) for name in "xy")
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    model = sparsecc.capture(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    )
+    sparse = sparsecc.sparsify(model, "4x1", 0.9)
+    artifact = sparsecc.compile(sparse.model, out=tmp_path / "m.scc", measure=False)
+    layers = artifact.report.layers
+    assert [layer.name for layer in layers] == ["fc[1]", "fc[1]", "head"]
+    assert [layer.node for layer in layers] == ["node one", "node two", "node y"]
+    assert {layer.name for layer in sparse.layers} == {layer.name for layer in layers}
+    for layer in layers:
+        skipped = sparsecc.sparsify(model, "4x1", 0.9, skip=[layer.name])
+        assert [refusal.where for refusal in skipped.refusals] == [layer.name]
+    page = (artifact.path / "report.html").read_text(encoding="utf-8")
+    assert "fc[1]" in page and "node two" in page
+    ready = sparse.model
+    Pipeline.parse(COMPILE_PIPELINE).run(ready)
+    plan = compiler.build_plan(ready, dense_layers=frozenset({"node two"}))
+    lines = layer_lines(plan.report["layers"])
+    assert [layer.kernel.split()[0] for layer in lines] == ["sparse", "dense", "sparse"]
 
 
 def test_report_survives_the_manifest(model: ir.Model, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def _print_layers(manifest: Manifest) -> None:
     rows = (
         (
             layer.name,
+            layer.node,
             layer.shape,
             layer.pattern,
             f"{layer.zeros:.1%}",
@@ -117,6 +118,6 @@ def _print_layers(manifest: Manifest) -> None:
             f"{seconds_text(report.measured_dense_seconds)} with dense kernels"
         )
     print(f"\nlayers ({what}):")
-    print(table(("name", "shape", "pattern", "#zeros", "kernel", "#time", "#dense", "why"), rows))
+    print(table(("layer", "node", "shape", "pattern", "#zeros", "kernel", "#time", "#dense", "why"), rows))
     for note in report.notes:
         print(note)

@@ -27,6 +27,7 @@ MIN_ZEROS = 0.05
 MIN_FILL = 0.95
 MIN_EXPLAINED = 0.75
 MIN_GROUP_USE = 0.9
+_COPIED = 16  # columns of a transposing copy: elements of 4 bytes fill a line
 
 Mask = NDArray[np.bool_]
 T = TypeVar("T", bound=np.generic)
@@ -108,19 +109,35 @@ def from_matrix(matrix: NDArray[T], shape: tuple[int, ...], axis: int = 0) -> ND
     if not shape:
         return matrix.reshape(shape)
     rest = shape[:axis] + shape[axis + 1 :]
-    return np.ascontiguousarray(np.moveaxis(matrix.reshape(shape[axis], *rest), 0, axis))
+    return row_major(np.moveaxis(matrix.reshape(shape[axis], *rest), 0, axis))
 
 
-def block_sums(matrix: NDArray[T], rows: int, columns: int) -> NDArray[T]:
-    """Sum over RxC blocks of a matrix; the last row and column of blocks may be smaller."""
-    if matrix.size == 0:
-        return matrix
-    by_rows = matrix
-    if rows > 1:
-        by_rows = np.add.reduceat(matrix, np.arange(0, matrix.shape[0], rows), axis=0)
-    if columns == 1:
-        return by_rows
-    return np.add.reduceat(by_rows, np.arange(0, matrix.shape[1], columns), axis=1)
+def row_major(array: NDArray[T]) -> NDArray[T]:
+    """The array in row-major memory, copied only where it is not; a transposed matrix by lines of memory."""
+    if array.ndim != 2 or array.flags.c_contiguous:
+        return np.ascontiguousarray(array)
+    made = np.empty(array.shape, array.dtype)
+    for start in range(0, array.shape[1], _COPIED):
+        made[:, start : start + _COPIED] = array[:, start : start + _COPIED]
+    return made
+
+
+def coarser(mask: Mask, rows: int, columns: int) -> Mask:
+    """Which RxC blocks hold anything of `mask`; the last row and column of blocks may be smaller."""
+    found = mask
+    for axis, side in enumerate((rows, columns)):
+        if side > 1 and found.size:
+            found = _any_of(found, side) if axis == 0 else _any_of(found.T, side).T
+    return found
+
+
+def _any_of(mask: Mask, side: int) -> Mask:
+    """Of each `side` rows, whether any holds something."""
+    found = mask[::side].copy()
+    for row in range(1, side):
+        others = mask[row::side]
+        found[: len(others)] |= others
+    return found
 
 
 def encoding_of(array: np.ndarray, axis: int = 0, value_type: str = "float32") -> Encoding:
@@ -147,7 +164,8 @@ def fits(array: np.ndarray, encoding: Encoding, axis: int = 0) -> bool:
     if encoding.pattern == "unstructured":
         return not mask.all()
     if encoding.pattern == "block":
-        return _fill(mask, encoding.rows, encoding.columns)[0] >= MIN_FILL
+        rows, columns = encoding.rows, encoding.columns
+        return not mask.size or _fill(mask, coarser(mask, rows, columns), rows, columns)[0] >= MIN_FILL
     if encoding.pattern == "n:m":
         most = _group_maximum(mask, encoding.m)
         return most is not None and most <= encoding.n
@@ -202,28 +220,41 @@ def _zeros(mask: Mask) -> float:
     return 1.0 - np.count_nonzero(mask) / mask.size if mask.size else 0.0
 
 
-def _fill(mask: Mask, rows: int, columns: int) -> tuple[float, float]:
-    """Share of stored elements that are not zero, and share of all zeros that lie in empty blocks."""
-    counts = block_sums(mask.astype(np.int32), rows, columns)
-    heights = block_sums(np.ones((mask.shape[0], 1), np.int32), rows, 1)
-    widths = block_sums(np.ones((1, mask.shape[1]), np.int32), 1, columns)
-    stored = int(((counts > 0) * heights * widths).sum())
-    values = int(counts.sum())
+def _fill(mask: Mask, occupied: Mask, rows: int, columns: int) -> tuple[float, float]:
+    """Share of stored elements that are not zero, and share of all zeros that lie in empty blocks.
+
+    Args:
+        occupied: which RxC blocks of `mask` hold anything.
+    """
+    heights = _sides(mask.shape[0], rows)
+    widths = _sides(mask.shape[1], columns)
+    stored = int(heights @ np.count_nonzero(occupied[:, :-1], axis=1)) * columns
+    stored += int(heights @ occupied[:, -1]) * int(widths[-1])
+    values = np.count_nonzero(mask)
     zeros = mask.size - values
     fill = values / stored if stored else 1.0
     return fill, (mask.size - stored) / zeros if zeros else 1.0
 
 
+def _sides(length: int, side: int) -> NDArray[np.int64]:
+    """Lengths of the blocks that an axis is cut into."""
+    return np.diff(np.append(np.arange(0, length, side), length))
+
+
 def _largest_block(mask: Mask) -> Encoding | None:
     """Grow from single elements: a block is a candidate only if a half of it was one (fill only falls)."""
     sides = [(r, c) for r in BLOCK_SIDES for c in BLOCK_SIDES if r <= mask.shape[0] and c <= mask.shape[1]]
-    good = {(1, 1)}
+    good = {(1, 1): mask}
     for rows, columns in sorted(sides, key=lambda side: side[0] * side[1]):
-        if (rows // 2, columns) not in good and (rows, columns // 2) not in good:
+        if (rows // 2, columns) in good:
+            occupied = coarser(good[rows // 2, columns], 2, 1)
+        elif (rows, columns // 2) in good:
+            occupied = coarser(good[rows, columns // 2], 1, 2)
+        else:
             continue
-        fill, explained = _fill(mask, rows, columns)
+        fill, explained = _fill(mask, occupied, rows, columns)
         if fill >= MIN_FILL and explained >= MIN_EXPLAINED:
-            good.add((rows, columns))
+            good[rows, columns] = occupied
     rows, columns = max(good, key=lambda side: (side[0] * side[1], side[0]))
     return None if rows * columns == 1 else Encoding("block", rows=rows, columns=columns)
 
@@ -232,7 +263,10 @@ def _group_maximum(mask: Mask, m: int) -> int | None:
     """Largest count in any group of m columns; None where the columns do not divide into groups."""
     if mask.size == 0 or mask.shape[1] % m:
         return None
-    return int(mask.reshape(mask.shape[0], -1, m).sum(axis=2).max())
+    counts = mask[:, ::m].astype(np.uint16)
+    for column in range(1, m):
+        counts += mask[:, column::m]
+    return int(counts.max())
 
 
 def _group_pattern(mask: Mask) -> Encoding | None:

@@ -17,7 +17,8 @@ class LayerLine:
     """One node with weights.
 
     Attributes:
-        name, op, shape: of the node; shape is text such as `64x32x1x1 on 56x56`.
+        name: of its weight, as `sparsify` and `--skip` have it; nodes that share a weight share the name.
+        node, op, shape: of the node; shape is text such as `64x32x1x1 on 56x56`.
         pattern: how the zeros are arranged, such as `4x1`.
         zeros: share of zeros.
         kernel: the form that was chosen.
@@ -28,6 +29,7 @@ class LayerLine:
     """
 
     name: str
+    node: str
     op: str
     shape: str
     pattern: str
@@ -116,6 +118,7 @@ def report_of(values: Mapping[str, object]) -> CompileReport | None:
 def _layer(entry: Mapping[str, Any]) -> LayerLine:
     return LayerLine(
         name=str(entry["name"]),
+        node=str(entry["node"]),
         op=str(entry["op"]),
         shape=str(entry["shape"]),
         pattern=str(entry["pattern"]),

@@ -172,7 +172,7 @@ def _chart(layers: Sequence[LayerLine]) -> str:
         text = seconds_text(ours) + (f" / {seconds_text(dense)}" if dense else "")
         end = _LABEL + scale * max(ours, dense)
         parts.append(
-            f"<g><title>{escape(f'{layer.name}: {layer.kernel}')}</title>"
+            f"<g><title>{escape(f'{layer.name} ({layer.node}): {layer.kernel}')}</title>"
             f'<text x="{_LABEL - 8}" y="{y + 14}" text-anchor="end">{escape(label)}</text>'
             f'<rect class="ours" x="{_LABEL}" y="{y + 1}" width="{scale * ours:.1f}" height="10"/>'
             f'<rect class="dense" x="{_LABEL}" y="{y + 12}" width="{scale * dense:.1f}" height="8"/>'
@@ -188,6 +188,7 @@ def _tick(seconds: float) -> str:
 def _layers(layers: Sequence[LayerLine]) -> str:
     heads = (
         "layer",
+        "node",
         "op",
         "shape",
         "pattern",
@@ -203,7 +204,7 @@ def _layers(layers: Sequence[LayerLine]) -> str:
         heads,
         (
             (
-                *map(escape, (layer.name, layer.op, layer.shape, layer.pattern)),
+                *map(escape, (layer.name, layer.node, layer.op, layer.shape, layer.pattern)),
                 f"{layer.zeros:.1%}",
                 escape(layer.kernel),
                 escape(layer.reason),

@@ -14,7 +14,16 @@ from typing import Any
 
 from tvm import tirx
 
-from sparsecc.targets.kernels.indexing import Axis, Condition, Index, Loaded, strides_index, truth
+from sparsecc.targets.kernels.indexing import (
+    Atom,
+    Axis,
+    Condition,
+    Index,
+    Loaded,
+    Quotient,
+    strides_index,
+    truth,
+)
 from sparsecc.targets.kernels.intrinsics import VECTOR_CALLS
 from sparsecc.targets.kernels.stages import BINARY, Stage
 from sparsecc.targets.layout import Layout
@@ -71,6 +80,7 @@ class Resolver:
         default_factory=dict[tuple[str, ...], tuple[Node, ...]]
     )
     _loads: dict[tuple[str, str], Node] = field(default_factory=dict[tuple[str, str], Node])
+    _inside: dict[tuple[str, int], Index] = field(default_factory=dict[tuple[str, int], Index])
     _serial: Any = field(default_factory=count)
 
     def element(self, name: str, indices: Sequence[Index]) -> Node:
@@ -85,6 +95,22 @@ class Resolver:
                 self._loads[name, at.key] = node
             return self._loads[name, at.key]
         return self.computed(name, indices)
+
+    def inside(self, index: Index, size: int) -> Index:
+        """`index` itself, or where data decide it, the nearest that is in [0, size).
+
+        Such data may come from the user, and no input may read what is not its own.
+        """
+        if not any(_is_loaded(atom) for atom, _ in index.terms):
+            return index
+        if (index.key, size) not in self._inside:
+            atom = index.terms[0][0]
+            whole = len(index.terms) == 1 and index == Index.atom(atom) and isinstance(atom, Loaded)
+            node = atom.node if whole and atom.node.dtype.startswith("int") else index_node(index, "int32")
+            for op, limit in (("max", 0), ("min", size - 1)):
+                node = make(op, node.dtype, node, Node("const", node.dtype, data=limit))
+            self._inside[index.key, size] = Index.atom(Loaded(f"@{id(node):x}", node))
+        return self._inside[index.key, size]
 
     def computed(self, name: str, indices: Sequence[Index]) -> Node:
         """The value of `name` at `indices` from its stage."""
@@ -142,10 +168,11 @@ class _Scope:
             return self.lets[hash(e)]
         if kind == "TensorLoad":
             name = self.stage.buffers[hash(e.source)]
-            return (
-                self.states[name]
-                if name in self.states
-                else self.resolver.element(name, [self.index(i) for i in e.indices])
+            if name in self.states:
+                return self.states[name]
+            sizes = [int(n) for n in e.source.shape]
+            return self.resolver.element(
+                name, [self.resolver.inside(self.index(i), n) for i, n in zip(e.indices, sizes, strict=True)]
             )
         if kind in BINARY and BINARY[kind] in _COMPARE:
             return self._compare(BINARY[kind], e.a, e.b)
@@ -247,6 +274,12 @@ class _Scope:
         if test.op == "const":
             return self.value(yes if test.data else no)
         return make(op, dtype, test, self.value(yes), self.value(no))
+
+
+def _is_loaded(atom: Atom) -> bool:
+    if isinstance(atom, Quotient):
+        return any(_is_loaded(inner) for inner, _ in atom.of.terms)
+    return isinstance(atom, Loaded)
 
 
 def make(op: str, dtype: str, *args: Node, data: Any = None) -> Node:

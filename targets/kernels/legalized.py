@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from math import prod
@@ -11,15 +12,18 @@ from typing import Any
 import numpy.typing as npt
 import onnx
 import tvm
-from tvm import relax
+from tvm import relax, topi
 from tvm.ir import GenericConst
-from tvm.relax.frontend import onnx as importer
+from tvm.relax.frontend.onnx import onnx_frontend
 
 from sparsecc.errors import UnsupportedOpError
 from sparsecc.targets.kernels.stages import Stage, children, stages_of
 
 Array = npt.NDArray[Any]
 _CHEAP_CALLS = {"if_then_else", "likely", "fabs", "shift_left", "shift_right", "bitwise_and", "bitwise_or"}
+
+# It prints every node that it refuses, which is in our error's text as well.
+vars(onnx_frontend)["print"] = lambda *_: None
 
 
 @dataclass
@@ -63,9 +67,8 @@ def import_stages(model: onnx.ModelProto, where: str) -> StageGraph:
         UnsupportedOpError: the importer or the legalisation has no rule for an op; `where` names the nodes.
     """
     try:
-        frontend: Any = importer
-        module = frontend.from_onnx(model, keep_params_in_input=False)
-        module = relax.transform.FoldConstant()(relax.transform.LegalizeOps()(module))
+        module = relax.transform.LegalizeOps({"relax.take": _take})(_import(model))
+        module = relax.transform.FoldConstant()(module)
     except (
         tvm.error.OpNotImplemented,
         tvm.error.InternalError,
@@ -94,6 +97,23 @@ def import_stages(model: onnx.ModelProto, where: str) -> StageGraph:
     result = _operand(graph, main.body.body, names, serial)
     graph.outputs = list(result) if isinstance(result, tuple) else [result]
     return graph
+
+
+def _import(model: onnx.ModelProto) -> Any:
+    """TVM's `from_onnx` without its second check of the model, and silent where it refuses a node."""
+    importer: Any = onnx_frontend.ONNXGraphImporter({}, "float32", keep_params_in_input=False, sanitize=True)
+    try:
+        return importer.from_onnx(model.graph, model.opset_import[0].version)
+    except Exception:
+        with suppress(tvm.error.InternalError):  # none is open
+            importer.bb._end_block()  # else a warning of an open block comes with its end
+        raise
+
+
+def _take(builder: Any, call: Any) -> Any:
+    """`take` with indices beyond the end at the end: TVM's default reads outside, and warns of it."""
+    data, indices = call.args
+    return builder.call_te(topi.take, data, indices, call.attrs.axis, mode="clip")
 
 
 def _tensor_type(ty: Any) -> tuple[tuple[int, ...], str]:

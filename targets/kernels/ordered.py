@@ -172,8 +172,12 @@ def scatter_kernel(form: ScatterForm, symbol: str) -> tirx.PrimFunc:
             ]
         target = at[2]
         for size, stride, component in form.axes:
-            index = b.register(tirx.Cast("int32", indices[at[1] + component]), dtype="int32").value
-            target = target + tirx.Select(tirx.LT(index, const(0)), index + size, index) * stride
+            index = b.register(indices[at[1] + component], dtype=form.index_dtype).value
+            lowest, highest = (const(n, form.index_dtype) for n in (0, size - 1))
+            index = tirx.Select(tirx.LT(index, lowest), index + const(size, form.index_dtype), index)
+            # data decide it, and no input may write what is not its own
+            inside = tirx.Max(tirx.Min(index, highest), lowest)
+            target = target + tirx.Cast("int32", inside) * stride
         target = b.register(target, dtype="int32").value
         value = updates[at[0]]
         b.store(y, target, value if form.reduction == "none" else _COMBINE[form.reduction](y[target], value))

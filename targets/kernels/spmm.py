@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tvm import tirx
 
 from sparsecc.errors import LoweringError
+from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.tir import KernelBuilder, vector_of
 
@@ -154,10 +155,7 @@ class SpmmTables:
 
 def block_mask(matrix: FloatArray, rows: int) -> BoolArray:
     """Which blocks of `rows` x 1 hold a nonzero; [ceil(M / rows), K] from [M, K]."""
-    M, K = matrix.shape
-    padded = np.zeros((-(-M // rows) * rows, K), bool)
-    padded[:M] = matrix != 0
-    return np.asarray(padded.reshape(-1, rows, K).any(axis=1))
+    return coarser(matrix != 0, rows, 1)
 
 
 def pack_spmm(
@@ -182,10 +180,10 @@ def pack_spmm(
     """
     M, K = matrix.shape
     if offset.max(initial=0) >= 2**31:
-        raise LoweringError(f"a layer's input needs element offset {offset.max()}, beyond 32 bits; use a smaller shape")
-    mask = block_mask(matrix, rows)
-    if dense:
-        mask = np.ones_like(mask)
+        raise LoweringError(
+            f"a layer's input needs element offset {offset.max()}, beyond 32 bits; use a smaller shape"
+        )
+    mask = np.ones((-(-M // rows), K), np.bool_) if dense else block_mask(matrix, rows)
     B = mask.shape[0]
     padded = np.zeros((B * rows, K), np.float32)
     padded[:M] = matrix

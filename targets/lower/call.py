@@ -11,6 +11,8 @@ import onnx_ir as ir
 from sparsecc.errors import UnsupportedOpError
 from sparsecc.ir import fused_parts, is_fused
 from sparsecc.ir.edit import attribute_int, attribute_ints, constant_of
+from sparsecc.ir.encoding import row_major
+from sparsecc.ir.weights import layer_name
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
 from sparsecc.targets.lower.state import shape_of
@@ -34,6 +36,12 @@ class Call:
     @property
     def name(self) -> str:
         return self.node.name or self.output.name or self.node.op_type
+
+    @property
+    def layer(self) -> str:
+        """The name of its weight, as `sparsify` has it."""
+        weight = self.inputs[1]
+        return self.name if weight is None else layer_name(weight)
 
 
 def call_of(model: ir.Model, node: ir.Node) -> Call:
@@ -132,7 +140,13 @@ def tail_of(call: Call, rows: int) -> Tail:
             operands, attributes = operands[:1], limits
         ops.append(EpilogueOp(node.op_type, tuple(operands), attributes))
         steps[node.outputs[0]] = Operand("step", len(ops))
-    return Tail(Epilogue(tuple(ops), len(row_operands), len(tensors)), bias, tuple(row_operands), tuple(tensors), shape_of(call.output))
+    return Tail(
+        Epilogue(tuple(ops), len(row_operands), len(tensors)),
+        bias,
+        tuple(row_operands),
+        tuple(tensors),
+        shape_of(call.output),
+    )
 
 
 def _attributes(node: ir.Node) -> tuple[tuple[str, float], ...]:
@@ -152,13 +166,15 @@ def _clip_limits(node: ir.Node, call: Call) -> tuple[tuple[str, float], ...]:
             continue
         array = constant_of(call.binding.get(value, value))
         if array is None:
-            raise UnsupportedOpError(f"{call.name}: Clip has a computed {name}; compile without fuse-epilogues")
+            raise UnsupportedOpError(
+                f"{call.name}: Clip has a computed {name}; compile without fuse-epilogues"
+            )
         limits.append((name, float(array.reshape(()))))
     return tuple(limits)
 
 
 def conv_geometry(call: Call) -> ConvGeometry | None:
-    """The geometry of a 1-D or 2-D fp32 Conv with constant weights and bias; None for others, which TVM lowers."""
+    """The geometry of a 1-D or 2-D fp32 Conv with constant weights and bias; None: TVM lowers it."""
     x, w = call.inputs[0], constant_of(call.inputs[1])
     bias = call.inputs[2] if len(call.inputs) > 2 else None
     if x is None or w is None or w.ndim not in (3, 4) or w.dtype != np.float32:
@@ -229,17 +245,17 @@ def linear_weights(call: Call) -> LinearWeights | None:
     if w is None or w.ndim != 2 or w.dtype != np.float32:
         return None
     if call.anchor.op_type == "MatMul":
-        return LinearWeights(np.ascontiguousarray(w.T), None, False)
+        return LinearWeights(row_major(w.T), None, False)
     alpha, beta = (_float(call.anchor, name, 1.0) for name in ("alpha", "beta"))
     matrix = w if attribute_int(call.anchor, "transB", 0) else w.T
     c = call.inputs[2] if len(call.inputs) > 2 else None
     bias = None
     if c is not None:
         constant = constant_of(c)
-        if constant is None or constant.size != 1 and constant.shape[-1] != constant.size:
+        if constant is None or (constant.size != 1 and constant.shape[-1] != constant.size):
             return None
         bias = np.broadcast_to(constant.reshape(-1), (matrix.shape[0],)) * np.float32(beta)
-    matrix = np.ascontiguousarray(matrix, np.float32) * np.float32(alpha)
+    matrix = row_major(matrix) * np.float32(alpha)
     return LinearWeights(matrix, bias, bool(attribute_int(call.anchor, "transA", 0)))
 
 

@@ -35,7 +35,12 @@ def find_chains(model: ir.Model) -> list[Chain]:
             for value in dict.fromkeys(node.inputs):
                 producer = None if value is None else value.producer()
                 tail = chain_of.get(producer) if producer is not None else None
-                if tail is None or producer is None or value is None or not _joins(tail, producer, value, node):
+                if (
+                    tail is None
+                    or producer is None
+                    or value is None
+                    or not _joins(tail, producer, value, node)
+                ):
                     continue
                 if len(tail.nodes) + len(unit.nodes) > LONGEST:
                     continue

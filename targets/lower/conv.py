@@ -106,7 +106,14 @@ def _readable_planes(stored: Stored, rank: int) -> bool:
 
 
 def _depthwise(
-    low: Lowering, call: Call, g: ConvGeometry, weight: FloatArray, bias: FloatArray, tail: Tail, y: Stored, batch: int
+    low: Lowering,
+    call: Call,
+    g: ConvGeometry,
+    weight: FloatArray,
+    bias: FloatArray,
+    tail: Tail,
+    y: Stored,
+    batch: int,
 ) -> None:
     x_value = call.inputs[0]
     assert x_value is not None
@@ -120,17 +127,42 @@ def _depthwise(
     )
     strip = choose_strip(g.out_size, g.stride, V)
     form = DepthwiseForm(
-        g.size, g.out_size, g.kernel, g.stride, g.dilation, g.pad, row_pitch(x.layout, rank),
-        row_pitch(y.layout, rank), g.out_channels // g.channels, strip, V, tail.epilogue,
+        g.size,
+        g.out_size,
+        g.kernel,
+        g.stride,
+        g.dilation,
+        g.pad,
+        row_pitch(x.layout, rank),
+        row_pitch(y.layout, rank),
+        g.out_channels // g.channels,
+        strip,
+        V,
+        tail.epilogue,
     )
     symbol = low.kernel("depthwise", form, lambda s: depthwise_kernel(form, s))
     extra = residuals(low, tail, y.layout)
     index = low.step(
-        call.name, "depthwise", symbol,
-        [*low.pack(weight.reshape(g.out_channels, -1), bias), base(x), base(y),
-         *row_operand_pointers(low, tail), *map(base, extra)],
-        [g.out_channels, x.layout.strides[1], x.layout.origin, x.layout.strides[0],
-         y.layout.strides[1], y.layout.origin, y.layout.strides[0], *(r.layout.strides[0] for r in extra)],
+        call.name,
+        "depthwise",
+        symbol,
+        [
+            *low.pack(weight.reshape(g.out_channels, -1), bias),
+            base(x),
+            base(y),
+            *row_operand_pointers(low, tail),
+            *map(base, extra),
+        ],
+        [
+            g.out_channels,
+            x.layout.strides[1],
+            x.layout.origin,
+            x.layout.strides[0],
+            y.layout.strides[1],
+            y.layout.origin,
+            y.layout.strides[0],
+            *(r.layout.strides[0] for r in extra),
+        ],
         batch * g.out_channels,
     )
     _report(low, call, g, weight, "depthwise", "depthwise convolutions run dense", 0.0, 0.0, [index])
@@ -145,8 +177,15 @@ def _plain_planes(shape: tuple[int, ...], lanes: int) -> Layout:
 
 
 def _dense_or_sparse(
-    low: Lowering, regions: PlaneRegions, call: Call, g: ConvGeometry, weight: FloatArray, bias: FloatArray,
-    tail: Tail, y: Stored, batch: int,
+    low: Lowering,
+    regions: PlaneRegions,
+    call: Call,
+    g: ConvGeometry,
+    weight: FloatArray,
+    bias: FloatArray,
+    tail: Tail,
+    y: Stored,
+    batch: int,
 ) -> None:
     x_value = call.inputs[0]
     assert x_value is not None
@@ -183,10 +222,18 @@ def _dense_or_sparse(
     extra = residuals(low, tail, y.layout)
     steps.append(
         low.step(
-            call.name, "spmm", symbol,
+            call.name,
+            "spmm",
+            symbol,
             [*tables, *low.pack(bias), base(x), base(y), *row_operand_pointers(low, tail), *map(base, extra)],
-            [*tile_counts, y.layout.strides[1], y.layout.origin, x_batch, y.layout.strides[0],
-             *(r.layout.strides[0] for r in extra)],
+            [
+                *tile_counts,
+                y.layout.strides[1],
+                y.layout.origin,
+                x_batch,
+                y.layout.strides[0],
+                *(r.layout.strides[0] for r in extra),
+            ],
             extent,
         )
     )
@@ -228,20 +275,29 @@ def _split(
 
     x = low.require(
         x_value,
-        lambda s: s.dtype == "float32" and s.layout.strides[rank - 1] == 1 and (not s.exact or form_for(s).exact_reads),
+        lambda s: (
+            s.dtype == "float32"
+            and s.layout.strides[rank - 1] == 1
+            and (not s.exact or form_for(s).exact_reads)
+        ),
         lambda: _plain_planes(shape, V),
     )
     form = form_for(x)
     per_channel = len(plan.phases) * plan.pitch
     batch_stride = g.channels * per_channel
     planes = low.buffer(
-        Layout((batch_stride, per_channel, plan.row_pitch, 1), 0, batch * batch_stride + 64), "float32",
+        Layout((batch_stride, per_channel, plan.row_pitch, 1), 0, batch * batch_stride + 64),
+        "float32",
         f"{x_value.name}.phases",
     )
     symbol = low.kernel("split", form, lambda s: split_kernel(form, s))
     index = low.step(
-        f"{call.name}.split", "split", symbol, [base(x), base(planes)],
-        [g.channels, x.layout.strides[1], x.layout.origin, x.layout.strides[0]], batch * g.channels,
+        f"{call.name}.split",
+        "split",
+        symbol,
+        [base(x), base(planes)],
+        [g.channels, x.layout.strides[1], x.layout.origin, x.layout.strides[0]],
+        batch * g.channels,
     )
     return planes, tap_offsets(g, plan), batch_stride, per_channel, index
 
@@ -271,7 +327,13 @@ def _shift(
 
 
 def spmm_call(
-    low: Lowering, matrix: FloatArray, offsets: npt.NDArray[np.int64], choice: Any, vectors: int, batch: int, tail: Tail
+    low: Lowering,
+    matrix: FloatArray,
+    offsets: npt.NDArray[np.int64],
+    choice: Any,
+    vectors: int,
+    batch: int,
+    tail: Tail,
 ) -> tuple[str, list[Pointer], int, list[int]]:
     """Pack the weights of an spmm step: (symbol, table pointers, extent, [tiles, tiles, parts])."""
     widths, (first, second) = tile_classes(vectors, choice.width)
@@ -283,19 +345,41 @@ def spmm_call(
     form = SpmmForm(choice.rows, widths, low.machine.lanes, stream, tables.chunked, tail.epilogue)
     symbol = low.kernel("spmm", form, lambda s: spmm_kernel(form, s))
     pointers = low.pack(
-        tables.parts, tables.group_rows, tables.group_count, tables.group_base, tables.row, tables.offset, tables.value
+        tables.parts,
+        tables.group_rows,
+        tables.group_count,
+        tables.group_base,
+        tables.row,
+        tables.offset,
+        tables.value,
     )
     return symbol, pointers, tiles * parts, [first, second, parts]
 
 
 def _report(
-    low: Lowering, call: Call, g: ConvGeometry, matrix: FloatArray, kernel: str, reason: str, seconds: float,
-    dense_seconds: float, steps: list[int],
+    low: Lowering,
+    call: Call,
+    g: ConvGeometry,
+    matrix: FloatArray,
+    kernel: str,
+    reason: str,
+    seconds: float,
+    dense_seconds: float,
+    steps: list[int],
 ) -> None:
     shape = f"{g.out_channels}x{g.channels // g.groups}x{g.kernel[0]}x{g.kernel[1]} s{g.stride[0]} on {g.size[0]}x{g.size[1]}"
     low.layers.append(
         LayerReport(
-            call.name, "Conv", shape, str(encoding_of(matrix.reshape(g.out_channels, -1))),
-            float(1 - np.count_nonzero(matrix) / matrix.size), kernel, reason, seconds, dense_seconds, steps,
+            call.layer,
+            call.name,
+            "Conv",
+            shape,
+            str(encoding_of(matrix.reshape(g.out_channels, -1))),
+            float(1 - np.count_nonzero(matrix) / matrix.size),
+            kernel,
+            reason,
+            seconds,
+            dense_seconds,
+            steps,
         )
     )

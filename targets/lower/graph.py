@@ -16,11 +16,27 @@ from sparsecc.targets.lower.chains import Chain, find_chains
 from sparsecc.targets.lower.conv import lower_conv
 from sparsecc.targets.lower.linear import lower_linear
 from sparsecc.targets.lower.memory import Buffer, place
-from sparsecc.targets.lower.other import copy_to, lower_chain, lower_norm, lower_pool, lower_softmax, zero_halo
+from sparsecc.targets.lower.other import (
+    copy_to,
+    lower_chain,
+    lower_norm,
+    lower_pool,
+    lower_softmax,
+    zero_halo,
+)
 from sparsecc.targets.lower.preference import Preferences
 from sparsecc.targets.lower.product import lower_product
 from sparsecc.targets.lower.regions import POOLS, PlaneRegions
-from sparsecc.targets.lower.state import LayerReport, Lowering, Machine, Pointer, Stored, check_index, dtype_of, shape_of
+from sparsecc.targets.lower.state import (
+    LayerReport,
+    Lowering,
+    Machine,
+    Pointer,
+    Stored,
+    check_index,
+    dtype_of,
+    shape_of,
+)
 from sparsecc.targets.lower.views import lower_view
 from sparsecc.targets.plan import Plan, Ref, Step, TensorSpec
 
@@ -30,11 +46,16 @@ NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 class GraphLowering:
     """Lowers one model; `run` returns the plan without object files.
 
-    `dense_only` keeps all layers dense, `dense_layers` those named.
+    `dense_only` keeps all layers dense, `dense_layers` those of the nodes named.
     """
 
     def __init__(
-        self, model: ir.Model, machine: Machine, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()
+        self,
+        model: ir.Model,
+        machine: Machine,
+        *,
+        dense_only: bool = False,
+        dense_layers: frozenset[str] = frozenset(),
     ) -> None:
         self.model = model
         self.low = Lowering(model, machine, dense_only=dense_only, dense_layers=dense_layers)
@@ -74,8 +95,8 @@ class GraphLowering:
         op = call.anchor.op_type
         if call.anchor.domain not in ("", "ai.onnx"):
             raise UnsupportedOpError(
-                f"op {node.domain}::{node.op_type} (node {call.name!r}) is not in the ONNX standard and has no kernel; "
-                "export the model without it"
+                f"op {node.domain}::{node.op_type} (node {call.name!r}) is not in the ONNX standard and has no "
+                "kernel; export the model without it"
             )
         if op == "Constant":
             array = constant_of(node.outputs[0])
@@ -87,14 +108,16 @@ class GraphLowering:
             lower_linear(self.low, call, weights)
         elif op == "MatMul" and call.output.dtype == ir.DataType.FLOAT:
             lower_product(self.low, call, self.wishes.of(call.output))
-        elif op in POOLS and lower_pool(self.low, node, self._layout_of):
-            pass
-        elif op == "Softmax" and lower_softmax(self.low, node, self._layout_of):
-            pass
-        elif op in NORMS and lower_norm(self.low, node, self._layout_of):
-            pass
-        elif not lower_view(self.low, node):
+        elif not self._has_own_kernel(node) and not lower_view(self.low, node):
             self._generic(call)
+
+    def _has_own_kernel(self, node: ir.Node) -> bool:
+        """Lower pools, softmax and norms where their kernels fit."""
+        if node.op_type in POOLS:
+            return lower_pool(self.low, node, self._layout_of)
+        if node.op_type == "Softmax":
+            return lower_softmax(self.low, node, self._layout_of)
+        return node.op_type in NORMS and lower_norm(self.low, node, self._layout_of)
 
     def _generic(self, call: Call) -> None:
         if call.tail:
@@ -104,7 +127,7 @@ class GraphLowering:
             lower_chain(self.low, [call.node], self._layout_of)
 
     def _layout_of(self, value: ir.Value, source: Sequence[ir.Value]) -> Layout:
-        """The layout for an output: what its consumers wish, else that of an equally shaped operand, else rows."""
+        """An output's layout: what its consumers wish, else that of an equally shaped operand, else rows."""
         shape = shape_of(value)
         wish = self.wishes.of(value)
         if wish is not None:
@@ -127,13 +150,19 @@ class GraphLowering:
 
     def _write_output(self, value: ir.Value, spec: TensorSpec, index: int) -> None:
         buffer = Buffer.at(Ref("output", index), spec.nbytes)
-        copy_to(self.low, self.low.any_version(value), spec.shape, Layout.rows(spec.shape), spec.name, into=buffer)
+        copy_to(
+            self.low, self.low.any_version(value), spec.shape, Layout.rows(spec.shape), spec.name, into=buffer
+        )
 
     def _plan(self, name: str, target: str, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Plan:
-        buffers = {id(p.target): p.target for s in self.low.steps for p in s.pointers if isinstance(p.target, Buffer)}
+        buffers = {
+            id(p.target): p.target for s in self.low.steps for p in s.pointers if isinstance(p.target, Buffer)
+        }
         arena = place(buffers.values())
         steps = tuple(
-            Step(s.label, s.symbol, tuple(_resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind)
+            Step(
+                s.label, s.symbol, tuple(_resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind
+            )
             for s in self.low.steps
         )
         return Plan(
@@ -154,6 +183,7 @@ class GraphLowering:
 def _layer(layer: LayerReport) -> dict[str, object]:
     return {
         "name": layer.name,
+        "node": layer.node,
         "op": layer.op,
         "shape": layer.shape,
         "pattern": layer.pattern,

@@ -163,6 +163,7 @@ def _report(
     zeros = float(1 - np.count_nonzero(weights.matrix) / weights.matrix.size)
     low.layers.append(
         LayerReport(
+            call.layer,
             call.name, call.anchor.op_type, f"{M}x{K} on {columns} columns", str(encoding_of(weights.matrix)), zeros,
             kernel, reason, seconds, dense_seconds, [step],
         )

@@ -16,6 +16,7 @@ from sparsecc.targets.kernels.call import KernelCall
 from sparsecc.targets.kernels.copy import copy_call, zero_halo_call
 from sparsecc.targets.kernels.generic import legalize
 from sparsecc.targets.kernels.norm import norm_call
+from sparsecc.targets.kernels.ordered_nodes import ALONE
 from sparsecc.targets.kernels.pool import Window, pool_call
 from sparsecc.targets.kernels.softmax import softmax_call
 from sparsecc.targets.layout import Layout, PlaneSpec
@@ -49,17 +50,23 @@ def lower_chain(
         else:
             stored[name] = low.any_version(value)
     outputs = [actual.get(v, v) for v in nodes[-1].outputs]
-    results = [v for v in outputs if v.name and (v.uses() or v.is_graph_output())]
+    all_at_once = nodes[-1].op_type in ALONE  # such a kernel writes all outputs, read or not
+    results = [v for v in outputs if v.name and (all_at_once or v.uses() or v.is_graph_output())]
     for value in results:
         stored[value.name or ""] = low.buffer(layout_of(value, external), dtype_of(value), value.name or "")
     label = nodes[-1].name or outputs[0].name or nodes[-1].op_type
     chain = legalize(
-        nodes, {name: s.layout for name, s in stored.items()}, constants=constants, lanes=low.machine.lanes,
+        nodes,
+        {name: s.layout for name, s in stored.items()},
+        constants=constants,
+        lanes=low.machine.lanes,
         name=f"step{len(low.steps)}",
     )
     memory: dict[str, Pointer] = {name: base(s) for name, s in stored.items()}
     for temporary in chain.temporaries:
-        memory[temporary.name] = base(low.buffer(Layout.rows(temporary.shape), temporary.dtype, temporary.name))
+        memory[temporary.name] = base(
+            low.buffer(Layout.rows(temporary.shape), temporary.dtype, temporary.name)
+        )
     for name, array in chain.constants.items():
         memory[name] = Pointer(low.weights.add(array))
     for call in chain.calls:
@@ -71,7 +78,12 @@ def lower_chain(
 
 
 def copy_to(
-    low: Lowering, source: Stored, shape: tuple[int, ...], layout: Layout, name: str, into: Buffer | None = None
+    low: Lowering,
+    source: Stored,
+    shape: tuple[int, ...],
+    layout: Layout,
+    name: str,
+    into: Buffer | None = None,
 ) -> Stored:
     """Copy a value into another layout, in a new buffer or in `into`."""
     made = low.buffer(layout, source.dtype, name) if into is None else Stored(into, layout, source.dtype)
@@ -94,7 +106,12 @@ def lower_pool(low: Lowering, node: ir.Node, layout_of: LayoutOf) -> bool:
     if source is None or len(node.outputs) != 1 or source.dtype != ir.DataType.FLOAT:
         return False
     shape, kernel = shape_of(source), attribute_ints(node, "kernel_shape")
-    if node.op_type not in ("MaxPool", "AveragePool") or kernel is None or len(kernel) != 2 or prod(kernel) > 64:
+    if (
+        node.op_type not in ("MaxPool", "AveragePool")
+        or kernel is None
+        or len(kernel) != 2
+        or prod(kernel) > 64
+    ):
         return False
     if attribute_int(node, "storage_order", 0):
         return False

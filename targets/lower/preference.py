@@ -49,7 +49,7 @@ class Preferences:
             if any(call.binding.get(v) is value for n in call.tail for v in n.inputs if v is not None):
                 return self._tail_wish(shape)
             return None
-        if not node.outputs or position != 0 and node.op_type not in ELEMENTWISE:
+        if not node.outputs or (position != 0 and node.op_type not in ELEMENTWISE):
             return None
         wish = self._known.get(node.outputs[0])
         if wish is None:

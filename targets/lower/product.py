@@ -65,14 +65,19 @@ def lower_product(low: Lowering, call: Call, wanted: Layout | None) -> None:
     for d, extent in enumerate(batch):
         s_stored, l_stored = (b, a) if lanes_on_m else (a, b)
         shapes = (b_shape, a_shape) if lanes_on_m else (a_shape, b_shape)
-        strides = [_batch_stride(layout, shape, d - len(batch)) for layout, shape in zip((s_stored, l_stored), shapes, strict=True)]
+        strides = [
+            _batch_stride(layout, shape, d - len(batch))
+            for layout, shape in zip((s_stored, l_stored), shapes, strict=True)
+        ]
         scalars += [extent, *strides, y_layout.strides[d]]
     form = MatMulForm(rows, rest, widths, V, len(batch), tail.epilogue)
     symbol = low.kernel("matmul", form, lambda s: matmul_kernel(form, s))
     extra = residuals(low, tail, y.layout)
     row_tiles = whole + (1 if rest else 0)
     low.step(
-        call.name, "matmul", symbol,
+        call.name,
+        "matmul",
+        symbol,
         [at_origin(other), at_origin(lane), at_origin(y), *map(at_origin, extra)],
         [*scalars, *(0 for _ in extra)],
         prod(batch) * row_tiles * (first + second),
@@ -110,7 +115,9 @@ def _fits(layout: Layout, shape: tuple[int, ...], lanes_on_m: bool, lanes: int) 
         return False
     reach = round_up(shape[lane_axis], lanes)
     return all(
-        s == 0 or s >= reach for d, (s, n) in enumerate(zip(layout.strides, shape, strict=True)) if d != lane_axis and n > 1
+        s == 0 or s >= reach
+        for d, (s, n) in enumerate(zip(layout.strides, shape, strict=True))
+        if d != lane_axis and n > 1
     )
 
 

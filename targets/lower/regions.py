@@ -129,7 +129,7 @@ def _scattered(call: Call) -> bool:
     assert weight is not None
     matrix = weight.reshape(weight.shape[0], -1)
     filled = np.count_nonzero(matrix) / matrix.size
-    return 0 < filled < 0.4 and bool(block_mask(matrix, 2).mean() > 1.4 * filled)
+    return bool(0 < filled < 0.4 and block_mask(matrix, 2).mean() > 1.4 * filled)
 
 
 def flat(g: ConvGeometry) -> bool:

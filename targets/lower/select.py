@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sparsecc.cost import SpmmShape, VectorMachine, csr_seconds, rows_seconds, spmm_seconds
+from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.spmm import block_mask, tile_classes
 from sparsecc.targets.lower.state import Machine
 
 FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 
 # (R, J) register tiles by vector registers; J is the widest tile. The first of a list is used dense.
 _TILES: dict[int, tuple[tuple[int, int], ...]] = {
@@ -78,22 +79,22 @@ def choose_spmm(
     model = vector_machine(machine)
     M, K = matrix.shape
     candidates: list[SpmmChoice] = []
-    for R, J in _TILES[machine.registers]:
-        if group_rows != M and group_rows % R:
-            continue
+    tiles = [(R, J) for R, J in _TILES[machine.registers] if group_rows == M or group_rows % R == 0]
+    masks = {} if dense_only else block_masks(matrix, {R for R, _ in tiles})
+    for R, J in tiles:
         widths, _ = tile_classes(vectors, J)
         width = widths[0]
         # neighbouring taps of a channel read overlapping vectors
         column_bytes = width * machine.lanes * 4 * (1.0 if taps == 1 else 0.4)
-        mask = block_mask(matrix, R)
         unaligned = taps > 1 and not (shiftable and R == 1)
+        rows = -(-M // R)
         for dense in (True,) if dense_only else (False, True):
-            live = np.ones_like(mask) if dense else mask
+            stored, read = (rows * K, 1.0) if dense else _stored_and_read(masks[R])
             for chunk in _chunks(K):
                 columns = -(-K // -(-K // chunk))
-                entries = mask.shape[0] * -(-K // columns)
-                used = columns * min(1.0, _density(live, columns))
-                shape = SpmmShape(R, width, entries, int(live.sum()), vectors, int(used), column_bytes, unaligned, columns < K, batch)
+                entries = rows * -(-K // columns)
+                used = int(columns * read)
+                shape = SpmmShape(R, width, entries, stored, vectors, used, column_bytes, unaligned, columns < K, batch)
                 candidates.append(SpmmChoice(R, J, columns, dense, spmm_seconds(shape, model), 0.0))
     dense_seconds = min((c.seconds for c in candidates if c.dense), default=0.0)
     best = min(candidates, key=lambda c: (c.seconds, not c.dense))
@@ -107,9 +108,18 @@ def _chunks(columns: int) -> list[int]:
     return [columns, *(c for c in (512, 256, 192, 128, 96, 64) if c < columns)]
 
 
-def _density(mask: npt.NDArray[Any], columns: int) -> float:
-    """Share of columns of a chunk that any row block reads; nearly always 1."""
-    return float(mask.any(axis=0).mean())
+def block_masks(matrix: FloatArray, heights: set[int]) -> dict[int, BoolArray]:
+    """`block_mask` for each height, found from that of the largest height that divides it."""
+    masks = {1: matrix != 0}
+    for height in sorted(heights):
+        divisor = max(done for done in masks if height % done == 0)
+        masks[height] = coarser(masks[divisor], height // divisor, 1)
+    return masks
+
+
+def _stored_and_read(mask: BoolArray) -> tuple[int, float]:
+    """Blocks that hold a nonzero, and the share of columns that any of them reads; that is nearly always 1."""
+    return int(np.count_nonzero(mask)), float(mask.any(axis=0).mean())
 
 
 @dataclass(frozen=True)

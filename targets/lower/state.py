@@ -64,9 +64,10 @@ class PendingStep:
 
 @dataclass
 class LayerReport:
-    """What was decided for one node with weights, for the user."""
+    """What was decided for one node with weights, for the user; `name` is its weight's, as `sparsify` has it."""
 
     name: str
+    node: str
     op: str
     shape: str
     pattern: str
@@ -101,7 +102,12 @@ class Lowering:
     """The state of one lowering; the op modules add to it."""
 
     def __init__(
-        self, model: ir.Model, machine: Machine, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()
+        self,
+        model: ir.Model,
+        machine: Machine,
+        *,
+        dense_only: bool = False,
+        dense_layers: frozenset[str] = frozenset(),
     ) -> None:
         self.model = model
         self._dense_only, self._dense_layers = dense_only, dense_layers
@@ -115,9 +121,9 @@ class Lowering:
         self.copier: Callable[[Lowering, Stored, tuple[int, ...], Layout, str], Stored] | None = None
         self.after_copy: Callable[[ir.Value, Stored], None] | None = None
 
-    def keep_dense(self, layer: str) -> bool:
-        """Whether the caller wants this layer dense."""
-        return self._dense_only or layer in self._dense_layers
+    def keep_dense(self, node: str) -> bool:
+        """Whether the caller wants this node's layer dense."""
+        return self._dense_only or node in self._dense_layers
 
     # values
     def define(self, value: ir.Value, stored: Stored) -> None:
@@ -178,7 +184,13 @@ class Lowering:
         return symbol
 
     def step(
-        self, label: str, kind: str, symbol: str, pointers: Sequence[Pointer], scalars: Sequence[int], extent: int
+        self,
+        label: str,
+        kind: str,
+        symbol: str,
+        pointers: Sequence[Pointer],
+        scalars: Sequence[int],
+        extent: int,
     ) -> int:
         """Append a kernel call; returns its index."""
         signature = (len(pointers), len(scalars))
@@ -190,7 +202,9 @@ class Lowering:
                 pointer.target.touch(index)
         for number in (*scalars, extent):
             check_index(label, number)
-        self.steps.append(PendingStep(label, kind, symbol, list(pointers), [int(s) for s in scalars], int(extent)))
+        self.steps.append(
+            PendingStep(label, kind, symbol, list(pointers), [int(s) for s in scalars], int(extent))
+        )
         return index
 
     def pack(self, *arrays: npt.NDArray[Any]) -> list[Pointer]:
@@ -208,7 +222,8 @@ def check_index(what: str, index: int) -> None:
     """
     if not -LARGEST_INDEX <= index <= LARGEST_INDEX:
         raise LoweringError(
-            f"{what} needs element index {index}, and kernels count to {LARGEST_INDEX}; use a smaller batch or shape"
+            f"{what} needs element index {index}, and kernels count to {LARGEST_INDEX}; "
+            "use a smaller batch or shape"
         )
 
 
@@ -233,8 +248,8 @@ def shape_of(value: ir.Value) -> tuple[int, ...]:
         node = value.producer()
         maker = "" if node is None else f" (from {node.op_type} node {node.name!r})"
         raise LoweringError(
-            f"value {value.name!r}{maker} has no static shape; give the inputs' shapes with --shape name=1,3,224,224, "
-            "and avoid ops whose output's size depends on data"
+            f"value {value.name!r}{maker} has no static shape; give the inputs' shapes with "
+            "--shape name=1,3,224,224, and avoid ops whose output's size depends on data"
         )
     return tuple(int(d) for d in shape.dims)  # type: ignore[arg-type]
 
@@ -244,4 +259,3 @@ def dtype_of(value: ir.Value) -> str:
     if value.dtype is None:
         raise LoweringError(f"value {value.name!r} has no element type")
     return str(value.dtype.numpy())
-

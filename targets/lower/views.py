@@ -83,7 +83,9 @@ def _split(low: Lowering, node: ir.Node, source: ir.Value) -> bool:
 def _slice(low: Lowering, node: ir.Node, source: ir.Value) -> bool:
     arrays = [constant_of(v) if v is not None else None for v in node.inputs[1:]]
     starts, axes, steps = (arrays[i] if len(arrays) > i else None for i in (0, 2, 3))
-    if starts is None or any(v is not None and a is None for v, a in zip(node.inputs[1:], arrays, strict=True)):
+    if starts is None or any(
+        v is not None and a is None for v, a in zip(node.inputs[1:], arrays, strict=True)
+    ):
         return False
     shape = shape_of(source)
     count = starts.size

@@ -16,10 +16,12 @@ from sparsecc.ir.encoding import (
     UNSTRUCTURED,
     Encoding,
     as_matrix,
+    coarser,
     encoding_of,
     fits,
     from_matrix,
     get_encoding,
+    row_major,
     set_encoding,
 )
 
@@ -142,6 +144,27 @@ def test_what_is_found_fits(seed: int, rows: int, columns: int, zeros: float) ->
     array = weight(np.random.default_rng(seed).random((rows, columns)) >= zeros)
     assert fits(array, encoding_of(array))
     np.testing.assert_equal(encoding_of(array), encoding_of(array.T.copy(), axis=1))
+
+
+@given(st.integers(0, 99), *[st.integers(1, 20)] * 2, *[st.integers(1, 6)] * 2, st.booleans())
+def test_coarser(seed: int, rows: int, columns: int, height: int, width: int, turned: bool) -> None:
+    mask = np.random.default_rng(seed).random((rows, columns)) < 0.1
+    mask = np.asfortranarray(mask) if turned else mask
+    found = coarser(mask, height, width)
+    expected = [
+        [bool(mask[r : r + height, c : c + width].any()) for c in range(0, columns, width)]
+        for r in range(0, rows, height)
+    ]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (5, 16), (33, 47), (2, 3, 4)])
+def test_row_major(shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape)).reshape(shape)
+    assert row_major(array) is array
+    turned = row_major(array.T)
+    assert turned.flags.c_contiguous
+    np.testing.assert_array_equal(turned, array.T)
 
 
 def test_a_tag_survives_saving(tmp_path: Path) -> None:

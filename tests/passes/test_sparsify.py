@@ -166,6 +166,70 @@ def test_any_sparsity_is_met_to_the_block(sparsity: float, pattern: str, rows: i
     assert sum(bool((block == 0).all()) for block in blocks) == round(sparsity * len(blocks))
 
 
+PATTERN_SPECS = [
+    "pattern=2:4",
+    "pattern=4x1 sparsity=0.5",
+    "pattern=4x1 sparsity=0.3",
+    "pattern=4x4 sparsity=0.7",
+    "pattern=unstructured sparsity=0.8",
+    "pattern=fan-in sparsity=0.6",
+    "pattern=unstructured sparsity=0",
+    "pattern=unstructured sparsity=0.5 scope=global",
+]
+
+
+@pytest.mark.parametrize("second", PATTERN_SPECS)
+@pytest.mark.parametrize("first", PATTERN_SPECS)
+def test_zeros_that_are_there_stay_and_the_tag_is_what_they_are(first: str, second: str) -> None:
+    model = graph(TEXT, WEIGHTS)
+    Pipeline.parse(f"sparsify{{{first} min-size=0}}").run(model)
+    before = {name: value.const_value for name, value in model.graph.initializers.items()}
+    Pipeline.parse(f"sparsify{{{second} min-size=0}}").run(model)
+    assert not verify(model)
+    for name, value in model.graph.initializers.items():
+        old, new = before[name], value.const_value
+        assert old is not None and new is not None
+        kept = new.numpy() != 0
+        np.testing.assert_array_equal(new.numpy()[kept], old.numpy()[kept])
+        if first == second:
+            np.testing.assert_array_equal(new.numpy(), old.numpy())
+
+
+def tag_after(*specs: str) -> tuple[str, float, list[str]]:
+    """The tag and zeros of layer d, and the last pass's notes."""
+    model = graph(TEXT, WEIGHTS)
+    notes: tuple[str, ...] = ()
+    for spec in specs:
+        notes = Pipeline.parse(f"sparsify{{{spec} skip=a,b,c}}").run(model).reports[-1].result.notes
+    value = model.graph.initializers["d.weight"]
+    assert value.const_value is not None
+    return str(get_encoding(value)), zeros(value.const_value.numpy()) / 5760, list(notes[1:])
+
+
+def test_what_existing_zeros_make_of_a_pattern() -> None:
+    """Existing zeros count towards the asked share, block by block, and are never undone."""
+    pattern, share, notes = tag_after("pattern=2:4", "pattern=4x1 sparsity=0.5")
+    assert pattern == "unstructured" and share > 0.6
+    assert notes == ["d had other zeros before, so it is unstructured, not 4x1"]
+    assert tag_after("sparsity=0.8", "pattern=2:4")[0] == "2:4"
+    pattern, share, notes = tag_after("pattern=4x1 sparsity=0.8", "pattern=4x1 sparsity=0.5")
+    assert (pattern, share, notes) == ("4x1", pytest.approx(0.8, abs=0.02), [])
+    pattern, share, notes = tag_after("pattern=4x1 sparsity=0.5", "pattern=4x1 sparsity=0.75")
+    assert (pattern, share, notes) == ("4x1", pytest.approx(0.75, abs=0.02), [])
+
+
+def test_ties_in_rows_and_groups() -> None:
+    """Exactly as many stay, the later ones, whether numbers are equal or not."""
+    for options, kept in (("pattern=2:4", 4), ("pattern=fan-in sparsity=0.75", 2)):
+        w = np.array([[3, 1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 1, 1]], np.float32).T
+        model = graph("(float[1,8] x) => (float y) { y = MatMul(x, w) }", {"w": w})
+        Pipeline.parse(f"sparsify{{{options} min-size=0}}").run(model)
+        value = model.graph.initializers["w"].const_value
+        assert value is not None
+        assert np.count_nonzero(value.numpy(), axis=0).tolist() == [kept, kept]
+        assert (value.numpy()[-kept // 2 :, 1] == 1).all() and value.numpy()[0, 0] == 3
+
+
 BAD = [
     ("pattern=dense sparsity=0.5", "not sparse"),
     ("pattern=3y2 sparsity=0.5", "not a pattern"),

@@ -60,7 +60,9 @@ class Network:
     def input(self, *shape: int, values: Array | None = None) -> str:
         """A graph input, normal numbers where none are given."""
         name = f"x{len(self.feeds)}"
-        self.feeds[name] = np.asarray(self.rng.standard_normal(shape), np.float32) if values is None else values
+        self.feeds[name] = (
+            np.asarray(self.rng.standard_normal(shape), np.float32) if values is None else values
+        )
         return name
 
     def constant(self, array: Any, dtype: Any = None) -> str:
@@ -85,8 +87,8 @@ class Network:
         return names if outputs > 1 else names[0]
 
     def conv(
-        self, x: str, channels: int, out: int, kernel: Sequence[int], *, pattern: str = "dense", bias: bool = True,
-        group: int = 1, **attributes: Any,
+        self, x: str, channels: int, out: int, kernel: Sequence[int], *, pattern: str = "dense",
+        bias: bool = True, group: int = 1, **attributes: Any,
     ) -> str:  # fmt: skip
         """A convolution with weights of its own."""
         weight = self.normal(out, channels // group, *kernel, pattern=pattern)

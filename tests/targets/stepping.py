@@ -43,7 +43,7 @@ _LOADED: dict[str, Any] = {}
 
 
 def reference(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
-    """What ONNX Runtime computes without its own fusions; for float64, where it lacks ops, ONNX's definition."""
+    """What ONNX Runtime computes without its own fusions; for float64, where it lacks ops, ONNX itself."""
     if any(array.dtype == np.float64 for array in feeds.values()):
         return [np.asarray(r) for r in ReferenceEvaluator(proto).run(None, dict(feeds))]
     options = ort.SessionOptions()
@@ -136,7 +136,9 @@ def run_steps(lowering: GraphLowering, plan: Plan, feeds: Mapping[str, Array], s
     for number, (step, pending) in enumerate(zip(plan.steps, lowering.low.steps, strict=True)):
         for buffer in buffers:
             if buffer.first == number:
-                arena.inside[buffer.offset : buffer.offset + buffer.nbytes // 4 * 4].view(np.float32)[:] = np.nan
+                arena.inside[buffer.offset : buffer.offset + buffer.nbytes // 4 * 4].view(np.float32)[:] = (
+                    np.nan
+                )
         given = {id(p.target): p.target for p in pending.pointers if isinstance(p.target, Buffer)}
         before = arena.inside.copy()
         addresses = [
@@ -172,7 +174,11 @@ def assert_close(found: Array, expected: Array, what: str, tolerance: float = 1e
 
 
 def check(
-    net: Network, *targets: str, tolerance: float = 1e-5, passes: str = COMPILE_PIPELINE, dense_only: bool = False
+    net: Network,
+    *targets: str,
+    tolerance: float = 1e-5,
+    passes: str = COMPILE_PIPELINE,
+    dense_only: bool = False,
 ) -> dict[str, Plan]:
     """Lower, run and compare for each target (by default both); returns the plans by target."""
     proto = net.proto()

@@ -33,7 +33,9 @@ def attention(
     visible = net.rng.random((batch, 1, 1, tokens)) < 0.7
     visible[..., 0] = True
     if mask == "additive":
-        scores = net.add("Add", scores, net.input(*visible.shape, values=np.where(visible, 0, -1e4).astype(np.float32)))
+        scores = net.add(
+            "Add", scores, net.input(*visible.shape, values=np.where(visible, 0, -1e4).astype(np.float32))
+        )
     elif mask == "boolean":
         given = net.input(*visible.shape, values=visible)
         scores = net.add("Where", given, scores, net.constant(-1e4, np.float32))
@@ -85,7 +87,9 @@ def test_grouped_queries(batch: int, tokens: int) -> None:
 
     scores = net.add("MatMul", q, net.add("Transpose", repeated(k), perm=[0, 1, 3, 2]))
     y = net.add("MatMul", net.add("Softmax", scores), repeated(v))
-    net.output(net.add("Reshape", net.add("Transpose", y, perm=[0, 2, 1, 3]), net.constant([batch, tokens, 24])))
+    net.output(
+        net.add("Reshape", net.add("Transpose", y, perm=[0, 2, 1, 3]), net.constant([batch, tokens, 24]))
+    )
     check(net)
 
 
@@ -95,11 +99,19 @@ def test_shapes_of_products() -> None:
     row, column = net.input(7), net.input(5)
     one, wide = net.input(1, 3, 7, 17), net.input(3, 1, 4, 33)
     net.output(net.add("MatMul", a, b), net.add("MatMul", a, row), net.add("MatMul", column, a))
-    net.output(net.add("MatMul", a, one), net.add("MatMul", b, net.add("Gather", wide, net.constant([0, 1]), axis=0)))
+    net.output(
+        net.add("MatMul", a, one), net.add("MatMul", b, net.add("Gather", wide, net.constant([0, 1]), axis=0))
+    )
     net.output(net.add("MatMul", row, net.input(7)), net.add("MatMul", net.input(9, 1), net.input(1, 18)))
-    net.output(net.add("MatMul", net.input(1, 40), net.input(40, 50)), net.add("MatMul", net.input(3, 2, 6), net.input(6, 5)))
+    net.output(
+        net.add("MatMul", net.input(1, 40), net.input(40, 50)),
+        net.add("MatMul", net.input(3, 2, 6), net.input(6, 5)),
+    )
     square = net.add("Sigmoid", net.input(19, 19))
-    net.output(net.add("MatMul", square, square), net.add("MatMul", square, net.add("Transpose", square, perm=[1, 0])))
+    net.output(
+        net.add("MatMul", square, square),
+        net.add("MatMul", square, net.add("Transpose", square, perm=[1, 0])),
+    )
     check(net)
 
 

@@ -74,9 +74,7 @@ def test_depthwise_on_wide_planes() -> None:
     x = net.input(1, 2, 19, 90)
     for stride, dilation, pads in ((1, 1, [1] * 4), (2, 1, [1] * 4), (2, 1, [0, 0, 1, 1]), (1, 2, [2] * 4)):
         net.output(
-            net.conv(
-                x, 2, 2, (3, 3), group=2, strides=[stride] * 2, dilations=[dilation] * 2, pads=pads
-            )
+            net.conv(x, 2, 2, (3, 3), group=2, strides=[stride] * 2, dilations=[dilation] * 2, pads=pads)
         )
     check(net)
 
@@ -103,6 +101,26 @@ def test_long_reductions_in_chunks(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kernel", "pads", "width"),
+    [((3, 3), [1, 1, 1, 1], 15), ((3, 3), [1, 1, 1, 1], 31), ((1, 7), [0, 3, 0, 3], 29),
+     ((3, 5), [2, 0, 0, 4], 16), ((3, 3), [4, 4, 4, 4], 8), ((5, 2), [0, 0, 0, 1], 15)],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("batch", [1, 3])
+def test_shifted_copies_for_scattered_zeros(
+    kernel: tuple[int, int], pads: list[int], width: int, batch: int
+) -> None:
+    net = Network()
+    x = net.input(batch, 24, 9, width)
+    inner = net.conv(x, 24, 24, (1, 1))
+    for source, groups in ((x, 1), (inner, 1), (inner, 2)):
+        net.output(net.conv(source, 24, 40, kernel, pads=pads, group=groups, pattern="unstructured 95"))
+    plans = check(net)
+    if pads == [1, 1, 1, 1]:
+        assert any(step.kind == "shift" for step in plans[V4].steps)
+
+
+@pytest.mark.parametrize(
     ("groups", "per_group", "rows"), [(2, 5, 3), (3, 4, 6), (4, 1, 3), (32, 4, 4), (5, 2, 1)], ids=str
 )
 @pytest.mark.parametrize("pattern", ["dense", "unstructured 80", "4x1 80", "zero row"])
@@ -110,11 +128,17 @@ def test_groups(groups: int, per_group: int, rows: int, pattern: str) -> None:
     net = Network()
     x = net.input(2, groups * per_group, 6, 5)
     inner = net.conv(x, groups * per_group, groups * per_group, (1, 1))
-    for kernel, attributes in (((1, 1), {}), ((3, 3), {"pads": [1] * 4}), ((3, 3), {"strides": [2, 2]})):
+    for kernel, attributes in (KINDS[0], KINDS[1], KINDS[3]):
         for source in (x, inner):
             net.output(
                 net.conv(
-                    source, groups * per_group, groups * rows, kernel, group=groups, pattern=pattern, **attributes
+                    source,
+                    groups * per_group,
+                    groups * rows,
+                    kernel,
+                    group=groups,
+                    pattern=pattern,
+                    **attributes,
                 )
             )
     check(net)
@@ -123,13 +147,14 @@ def test_groups(groups: int, per_group: int, rows: int, pattern: str) -> None:
 def test_one_dimension() -> None:
     net = Network()
     x = net.input(3, 6, 29)
-    for kernel, attributes in (
+    cases: list[tuple[int, dict[str, Any]]] = [
         (1, {}),
         (3, {"pads": [1, 1]}),
         (5, {"strides": [2], "pads": [2, 1]}),
         (3, {"dilations": [4], "pads": [4, 4]}),
         (3, {"strides": [3], "auto_pad": "SAME_LOWER"}),
-    ):
+    ]
+    for kernel, attributes in cases:
         inner = net.add("Relu", net.conv(x, 6, 9, (kernel,), pattern="unstructured 50", **attributes))
         net.output(net.add("Add", net.conv(inner, 9, 9, (1,)), inner))
         net.output(net.conv(x, 6, 6, (kernel,), group=6, **attributes))
@@ -238,7 +263,9 @@ def test_concat_between_convolutions(axis: int) -> None:
     pooled = net.add("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4)
     y = net.add("Concat", a, b, pooled, x, axis=axis)
     channels = 32 if axis == 1 else 8
-    net.output(net.conv(y, channels, 5, (3, 3), pads=[1] * 4), net.conv(y, channels, 5, (1, 1), pattern="zero row"))
+    net.output(
+        net.conv(y, channels, 5, (3, 3), pads=[1] * 4), net.conv(y, channels, 5, (1, 1), pattern="zero row")
+    )
     check(net)
 
 
@@ -275,7 +302,9 @@ def test_pad_slice_resize_between_convolutions() -> None:
         coordinate_transformation_mode="asymmetric", nearest_mode="floor",
     )  # fmt: skip
     net.output(net.conv(resized, 6, 5, (3, 3), pads=[1] * 4))
-    cut = net.add("Slice", x, net.constant([1, 2]), net.constant([7, 6]), net.constant([2, 3]), net.constant([2, 1]))
+    cut = net.add(
+        "Slice", x, net.constant([1, 2]), net.constant([7, 6]), net.constant([2, 3]), net.constant([2, 1])
+    )
     net.output(net.conv(cut, 6, 5, (3, 3), pads=[1] * 4), net.conv(cut, 6, 5, (1, 1)))
     halves = net.add("Split", x, outputs=2, axis=1, num_outputs=2)
     net.output(net.conv(halves[1], 3, 5, (3, 3), pads=[1] * 4), net.conv(halves[0], 3, 3, (3, 3), group=3))

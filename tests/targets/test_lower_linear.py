@@ -1,8 +1,9 @@
-"""Linear layers through the lowering against ONNX Runtime: column counts, ranks, Gemm's options, patterns, tails."""
+"""Linear layers through the lowering against ONNX Runtime: columns, ranks, Gemm, patterns, tails."""
 
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ def test_columns(columns: int, target: str) -> None:
     check(net, target)
 
 
-@pytest.mark.parametrize("shape", [(24,), (3, 24), (2, 5, 24), (2, 3, 2, 24), (1, 1, 24), (3, 7, 24), (3, 1, 24)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(24,), (3, 24), (2, 5, 24), (2, 3, 2, 24), (1, 1, 24), (3, 7, 24), (3, 1, 24)], ids=str
+)
 def test_ranks(shape: tuple[int, ...]) -> None:
     net = Network()
     x = net.input(*shape)
@@ -59,7 +62,7 @@ def test_gemm(columns: int, trans_a: int, trans_b: int) -> None:
         for shape in c_shapes:
             b = net.normal(*((rows, 7) if trans_b else (7, rows)), pattern="unstructured 50")
             operands = [a, b, *([] if shape is None else [net.normal(*shape)])]
-            options = {"transA": trans_a, "transB": trans_b, "alpha": 0.5, "beta": 2.0}
+            options: dict[str, Any] = {"transA": trans_a, "transB": trans_b, "alpha": 0.5, "beta": 2.0}
             net.output(net.add("Relu", net.add("Gemm", *operands, **options)))
         computed = net.add("Neg", net.input(columns, rows))
         weight = net.normal(*((rows, 7) if trans_b else (7, rows)))
@@ -122,7 +125,12 @@ def test_classifier_behind_a_global_pool() -> None:
     net = Network()
     x = net.conv(net.input(3, 3, 6, 6), 3, 20, (3, 3))
     flat = net.add("Flatten", net.add("GlobalAveragePool", x))
-    net.output(net.add("Softmax", net.add("Gemm", flat, net.normal(10, 20, pattern="unstructured 80"), net.normal(10), transB=1)))
+    net.output(
+        net.add(
+            "Softmax",
+            net.add("Gemm", flat, net.normal(10, 20, pattern="unstructured 80"), net.normal(10), transB=1),
+        )
+    )
     check(net)
 
 

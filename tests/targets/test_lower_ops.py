@@ -20,11 +20,22 @@ def test_views_of_views() -> None:
     x = net.linear(net.input(2, 12, 10), 10, 24)
     y = net.add("Transpose", net.add("Reshape", x, net.constant([2, 12, 4, 6])), perm=[0, 2, 1, 3])
     parts = net.add("Split", y, net.constant([1, 3]), outputs=2, axis=1)
-    cut = net.add("Slice", parts[1], net.constant([1, -5]), net.constant([3, 100]), net.constant([1, 2]), net.constant([1, 2]))
-    back = net.add("Slice", parts[1], net.constant([-1]), net.constant([-100]), net.constant([2]), net.constant([-1]))
+    cut = net.add(
+        "Slice",
+        parts[1],
+        net.constant([1, -5]),
+        net.constant([3, 100]),
+        net.constant([1, 2]),
+        net.constant([1, 2]),
+    )
+    back = net.add(
+        "Slice", parts[1], net.constant([-1]), net.constant([-100]), net.constant([2]), net.constant([-1])
+    )
     net.output(parts[0], cut, back, net.add("Squeeze", parts[0], net.constant([1])))
     net.output(net.add("Expand", net.add("Unsqueeze", cut, net.constant([0])), net.constant([3, 1, 1, 1, 6])))
-    net.output(net.add("Flatten", y, axis=2), net.add("Relu", net.add("Expand", cut, net.constant([2, 2, 3, 6]))))
+    net.output(
+        net.add("Flatten", y, axis=2), net.add("Relu", net.add("Expand", cut, net.constant([2, 2, 3, 6])))
+    )
     net.output(net.linear(net.add("Reshape", y, net.constant([-1, 6])), 6, 9), net.linear(cut, 6, 5))
     check(net)
 
@@ -67,8 +78,15 @@ def test_embedding_and_integers() -> None:
     x = net.add("Add", x, net.normal(3, 16))
     x = net.add("LayerNormalization", x, net.normal(16), net.normal(16))
     mask = net.add("Cast", net.add("Not", net.add("Equal", ids, net.constant(0))), to=1)
-    net.output(net.add("Mul", net.linear(x, 16, 20), net.add("Unsqueeze", mask, net.constant([2]))), net.add("Add", ids, ids))
-    net.output(net.add("ArgMax", x, axis=-1), net.add("ReduceSum", x, net.constant([1])), net.add("CumSum", x, net.constant(1)))
+    net.output(
+        net.add("Mul", net.linear(x, 16, 20), net.add("Unsqueeze", mask, net.constant([2]))),
+        net.add("Add", ids, ids),
+    )
+    net.output(
+        net.add("ArgMax", x, axis=-1),
+        net.add("ReduceSum", x, net.constant([1])),
+        net.add("CumSum", x, net.constant(1)),
+    )
     check(net)
 
 
@@ -79,17 +97,30 @@ def test_outputs_that_nothing_computes() -> None:
     check(net)
 
 
+def test_outputs_that_nobody_reads() -> None:
+    net = Network()
+    x = net.input(3, 9)
+    values, _ = net.add("TopK", x, net.constant([2]), outputs=2)
+    _, places = net.add("TopK", x, net.constant([3]), outputs=2, largest=0)
+    first, _ = net.add("Split", x, net.constant([4, 5]), outputs=2, axis=1)
+    net.output(values, places, first)
+    check(net)
+
+
 def test_scalars_and_ones() -> None:
     net = Network()
     x = net.input(1, 1, 1, 1)
-    net.output(net.conv(x, 1, 1, (1, 1)), net.conv(x, 1, 1, (3, 3), pads=[1] * 4), net.add("Relu", net.input()))
+    net.output(
+        net.conv(x, 1, 1, (1, 1)), net.conv(x, 1, 1, (3, 3), pads=[1] * 4), net.add("Relu", net.input())
+    )
     net.output(net.add("Softmax", x), net.add("ReduceMean", x, net.constant([0, 1, 2, 3]), keepdims=0))
     net.output(net.linear(net.input(1), 1, 1), net.linear(net.input(1, 1), 1, 1))
     check(net)
 
 
 @pytest.mark.parametrize(
-    ("op", "domain", "error"), [("Mystery", "com.example", UnsupportedOpError), ("NonZero", "", SparseccError)]
+    ("op", "domain", "error"),
+    [("Mystery", "com.example", UnsupportedOpError), ("NonZero", "", SparseccError)],
 )
 def test_refusals_name_op_and_node(op: str, domain: str, error: type[Exception]) -> None:
     net = Network()

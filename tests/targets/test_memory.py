@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +36,7 @@ def test_placement(lifetimes: list[tuple[int, int, int]]) -> None:
     for step in range(50):
         together = sorted(live(buffers, step), key=lambda b: b.offset)
         lower_bound = max(lower_bound, sum(b.nbytes for b in together))
-        for before, after in zip(together[:-1], together[1:], strict=True):
+        for before, after in pairwise(together):
             assert before.offset + before.nbytes <= after.offset
     assert all(b.offset % ALIGNMENT == 0 and b.offset + b.nbytes <= total for b in buffers)
     assert lower_bound <= total <= sum(b.nbytes + ALIGNMENT for b in buffers)

@@ -25,7 +25,9 @@ EPILOGUE = Epilogue(
 )
 
 
-def operands(matrix: Array, columns: int, *, feature_major: bool) -> tuple[Buffer, Buffer, Buffer, Array, Array]:
+def operands(
+    matrix: Array, columns: int, *, feature_major: bool
+) -> tuple[Buffer, Buffer, Buffer, Array, Array]:
     """X, Y, residual, bias and scale; X may not be read outside its elements, Y has rows of whole vectors."""
     rng = np.random.default_rng(2)
     M, K = matrix.shape
@@ -33,7 +35,9 @@ def operands(matrix: Array, columns: int, *, feature_major: bool) -> tuple[Buffe
     x = Buffer(source, (columns, K), np.float32, rng.standard_normal((columns, K)))
     width = round_up(M, LANES)
     target = Layout((width, 1), 0, columns * width)
-    y, residual = (Buffer(target, (columns, M), np.float32, rng.standard_normal((columns, M))) for _ in range(2))
+    y, residual = (
+        Buffer(target, (columns, M), np.float32, rng.standard_normal((columns, M))) for _ in range(2)
+    )
     bias, scale = (rng.standard_normal(width).astype(np.float32) for _ in range(2))
     return x, y, residual, bias, scale
 
@@ -82,6 +86,8 @@ def test_csr(columns: int, pattern: str) -> None:
         function = load_kernels({symbol: lambda f=form, s=symbol: csr_kernel(f, s)}, generator_version())
         x, y, residual, bias, scale = operands(matrix, columns, feature_major=False)
         pointers = [tables.start, tables.column, tables.value, bias, x, y, scale, residual]
-        call(function[symbol], pointers, [1, matrix.shape[1], y.layout.strides[0], 0], -(-len(matrix) // LANES))
+        call(
+            function[symbol], pointers, [1, matrix.shape[1], y.layout.strides[0], 0], -(-len(matrix) // LANES)
+        )
         wanted = expected_of(matrix, x, residual, bias, scale)
         np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-5)

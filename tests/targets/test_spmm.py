@@ -18,6 +18,7 @@ from sparsecc.targets.layout import ROW_SLACK, Layout, odd_lines, round_up
 
 LANES = 16
 FORMS = [(8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (4, 3), (2, 4), (1, 4)]
+PLAIN = Epilogue()
 # bias + x * scale[row], then + residual
 EPILOGUE = Epilogue(
     (
@@ -36,8 +37,8 @@ def kernel(form: SpmmForm) -> Any:
 
 
 def run(
-    matrix: Array, rows: int, width: int, *, columns: int, batch: int = 1, chunk: int | None = None, parts: int = 1,
-    stream: bool = False, dense: bool = False, groups: int = 1, epilogue: Epilogue = Epilogue(),
+    matrix: Array, rows: int, width: int, *, columns: int, batch: int = 1, chunk: int = 0, parts: int = 1,
+    stream: bool = False, dense: bool = False, groups: int = 1, epilogue: Epilogue = PLAIN,
 ) -> tuple[Array, Array]:  # fmt: skip
     """(ours, expected) of a product with [K, columns] features, K given by the groups."""
     rng = np.random.default_rng(1)
@@ -45,7 +46,9 @@ def run(
     pitch = odd_lines(round_up(columns, LANES))
     source = Layout((groups * K * pitch, pitch, 1), 0, batch * groups * K * pitch + 16 * width)
     target = Layout(((M + ROW_SLACK) * pitch, pitch, 1), 16, batch * (M + ROW_SLACK) * pitch + 32)
-    x = Buffer(source, (batch, groups * K, columns), np.float32, rng.standard_normal((batch, groups * K, columns)))
+    x = Buffer(
+        source, (batch, groups * K, columns), np.float32, rng.standard_normal((batch, groups * K, columns))
+    )
     y = Buffer(target, (batch, M, columns), np.float32)
     residual = Buffer(target, y.shape, np.float32, rng.standard_normal(y.shape))
     bias, scale = (rng.standard_normal(round_up(M + ROW_SLACK, 16)).astype(np.float32) for _ in range(2))
@@ -56,7 +59,14 @@ def run(
     tables = pack_spmm(matrix, offset, rows, chunk=chunk or K, parts=parts, dense=dense)
     widths, (one, two) = tile_classes(-(-columns // LANES), width)
     form = SpmmForm(rows, widths, LANES, stream, tables.chunked, epilogue)
-    packed = [tables.parts, tables.group_rows, tables.group_count, tables.group_base, tables.row, tables.offset]
+    packed = [
+        tables.parts,
+        tables.group_rows,
+        tables.group_count,
+        tables.group_base,
+        tables.row,
+        tables.offset,
+    ]
     extra = [scale, residual] if epilogue.ops else []
     scalars = [one, two, parts, pitch, target.origin, source.strides[0], target.strides[0]]
     scalars += [target.strides[0]] * bool(extra)

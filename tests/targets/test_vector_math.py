@@ -16,7 +16,24 @@ from sparsecc.targets.build import structural_name
 from sparsecc.targets.kernels import vector_math
 from sparsecc.targets.tir import KernelBuilder
 
-SPECIAL = [0.0, -0.0, 1e-30, -1e-30, 1e-5, -1e-5, 0.625, -0.625, 87.0, -87.0, 88.7, -103.0, 1e4, -1e4, np.inf, -np.inf]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1e-30,
+    -1e-30,
+    1e-5,
+    -1e-5,
+    0.625,
+    -0.625,
+    87.0,
+    -87.0,
+    88.7,
+    -103.0,
+    1e4,
+    -1e4,
+    np.inf,
+    -np.inf,
+]
 POINTS = np.concatenate([np.linspace(-12, 12, 4000 - len(SPECIAL)), SPECIAL]).astype(np.float32)
 FINITE = POINTS[np.isfinite(POINTS)]
 
@@ -45,7 +62,9 @@ CASES: dict[str, Case] = {
     "HardSigmoid": ({"alpha": 0.3, "beta": 0.4}, lambda x: np.clip(0.3 * x + 0.4, 0, 1), POINTS, 1e-6, 0),
     "HardSwish": ({}, lambda x: x * np.clip(x / 6 + 0.5, 0, 1), FINITE, 1e-6, 1e-6),
     "LeakyRelu": ({"alpha": 0.2}, lambda x: np.where(x < 0, 0.2 * x, x), POINTS, 1e-37, 1e-6),
-    "Elu": ({"alpha": 0.7}, lambda x: np.where(x < 0, 0.7 * np.expm1(np.minimum(x, 0)), x), POINTS, 2e-7, 1e-6),
+    "Elu": (
+        {"alpha": 0.7}, lambda x: np.where(x < 0, 0.7 * np.expm1(np.minimum(x, 0)), x), POINTS, 2e-7, 1e-6
+    ),
     "Relu": ({}, lambda x: np.maximum(x, 0), POINTS, 0, 0),
     "Clip": ({"min": -1.5, "max": 2.0}, lambda x: np.clip(x, -1.5, 2), POINTS, 0, 0),
     "Clip max": ({"max": 2.0}, lambda x: np.minimum(x, 2), POINTS, 0, 0),
@@ -66,7 +85,9 @@ def evaluate(op: str, attributes: dict[str, float], lanes: int, *arrays: Array) 
 
     symbol = structural_name("math", (op, sorted(attributes.items()), lanes, len(arrays)))
     result = np.empty_like(arrays[0])
-    call(load_kernels({symbol: make}, generator_version())[symbol], [*arrays, result], [], len(result) // lanes)
+    call(
+        load_kernels({symbol: make}, generator_version())[symbol], [*arrays, result], [], len(result) // lanes
+    )
     return result
 
 
@@ -75,7 +96,7 @@ def evaluate(op: str, attributes: dict[str, float], lanes: int, *arrays: Array) 
 def test_unary(name: str, lanes: int) -> None:
     attributes, reference, points, absolute, relative = CASES[name]
     x = points[: len(points) // 16 * 16].copy()
-    found = evaluate(name.split()[0], attributes, lanes, x)
+    found = evaluate(name.split(maxsplit=1)[0], attributes, lanes, x)
     with np.errstate(over="ignore", invalid="ignore"):
         expected = reference(x.astype(np.float64))
         rounded = expected.astype(np.float32)
@@ -88,7 +109,14 @@ def test_unary(name: str, lanes: int) -> None:
 def test_binary(op: str) -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(64).astype(np.float32) for _ in range(2))
-    reference = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Min": np.minimum, "Max": np.maximum}
+    reference = {
+        "Add": np.add,
+        "Sub": np.subtract,
+        "Mul": np.multiply,
+        "Div": np.divide,
+        "Min": np.minimum,
+        "Max": np.maximum,
+    }
     np.testing.assert_array_equal(evaluate(op, {}, 16, a, b), reference[op](a, b))
 
 
@@ -96,4 +124,4 @@ def test_a_nan_is_not_hidden() -> None:
     """A not-a-number comes out of everything that computes with it."""
     x = np.full(16, np.nan, np.float32)
     for name, (attributes, *_) in CASES.items():
-        assert np.isnan(evaluate(name.split()[0], attributes, 16, x)).all(), name
+        assert np.isnan(evaluate(name.split(maxsplit=1)[0], attributes, 16, x)).all(), name
