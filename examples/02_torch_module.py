@@ -12,11 +12,12 @@ import torch
 import sparsecc
 
 torch.manual_seed(0)
+pointwise = torch.nn.Conv2d(32, 64, 1)
 module = torch.nn.Sequential(
     torch.nn.Conv2d(3, 32, 3, stride=2, padding=1),
     torch.nn.BatchNorm2d(32),
     torch.nn.ReLU(),
-    torch.nn.Conv2d(32, 64, 1),
+    pointwise,
     torch.nn.ReLU(),
     torch.nn.AdaptiveAvgPool2d(1),
     torch.nn.Flatten(),
@@ -25,7 +26,7 @@ module = torch.nn.Sequential(
 
 # Zeros may come from anywhere, such as training with masks; here half of the 4x1 blocks of one layer.
 with torch.no_grad():
-    blocks = module[3].weight.view(16, 4, 32)
+    blocks = pointwise.weight.view(16, 4, 32)
     blocks[torch.rand(16, 1, 32).expand_as(blocks) < 0.5] = 0.0
 
 x = torch.randn(1, 3, 64, 64)

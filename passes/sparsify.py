@@ -155,10 +155,9 @@ class Sparsify(Pass):
     def _masks(self, layers: list[Layer], encoding: Encoding) -> Iterator[Mask]:
         """Which blocks of each layer stay: [rows of blocks, columns of blocks]."""
         if self.scope == "global":
-            scores = [_block_scores(layer.matrix, encoding) for layer in layers]
-            for score, layer in zip(scores, layers, strict=True):
-                score /= max(float(np.sqrt(np.mean(np.square(layer.matrix, dtype=np.float64)))), 1e-30)
-            yield from _keep_globally(scores, self.sparsity)
+            yield from _keep_globally(
+                [_fair_scores(layer.matrix, encoding) for layer in layers], self.sparsity
+            )
             return
         for layer in layers:
             scores = _block_scores(layer.matrix, encoding)
@@ -198,6 +197,12 @@ def _block_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
     return np.sqrt(energy, out=energy)
 
 
+def _fair_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
+    """Scores over the root mean square of their layer."""
+    scale = float(np.sqrt(np.mean(np.square(matrix, dtype=np.float64))))
+    return _block_scores(matrix, encoding) / max(scale, 1e-30)
+
+
 def _keep_best(scores: Scores, sparsity: float) -> Mask:
     """All but round(sparsity * count) blocks, which have the lowest scores."""
     kept = scores.size - round(sparsity * scores.size)
@@ -213,7 +218,7 @@ def _keep_globally(scores: list[Scores], sparsity: float) -> list[Mask]:
 
 
 def _keep_largest(scores: Scores, kept: int) -> Mask:
-    """The `kept` largest of each row, the later ones where equal; blocks that are zero anyhow may be left out."""
+    """The `kept` largest of each row, the later ones where equal; what is zero anyhow may be left out."""
     out = scores.shape[1] - kept
     if out <= 0:
         return np.ones(scores.shape, np.bool_)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import tempfile
 import time
@@ -193,15 +192,11 @@ def build_plan(
     return plan
 
 
-def generator_version() -> str:
-    """Digest of the kernel generators' sources; part of the kernel cache's key."""
-    from sparsecc import targets
+def generator_version() -> str | None:
+    """Digest of the kernel generators' sources, part of the kernel cache's key; None: do not use it."""
+    from sparsecc.targets.sources import source_version
 
-    digest = hashlib.sha256()
-    folder = Path(targets.__file__ or "").parent
-    for path in sorted([*folder.glob("*.py"), *folder.glob("kernels/*.py")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return source_version()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """PrimFunc -> object file with plain C symbols, built in parallel and cached by content.
 
-The cache key covers the IR text, the target and TVM's version, so equal kernels of different layers,
-models and runs are compiled once. `SPARSECC_CACHE` names the folder (default: the user's cache folder).
+The cache's key covers what the kernel is specialised for, the generators' sources, the target and TVM's
+version, so equal kernels of different layers, models and runs are compiled once.
 """
 
 from __future__ import annotations
@@ -17,13 +17,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.build import codegen_build
 
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept."""
-    named = os.environ.get("SPARSECC_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sparsecc" / "kernels"
+from sparsecc.targets.cache import KernelCache, cache_folder
 
 
 def _object_bytes(func: tirx.PrimFunc, target: tvm.target.Target) -> bytes:
@@ -52,7 +46,7 @@ def build_objects(
     makers: dict[str, Callable[[], tirx.PrimFunc]],
     target_dict: dict[str, object],
     *,
-    source_version: str,
+    source_version: str | None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, bytes]:
@@ -61,25 +55,23 @@ def build_objects(
     Args:
         makers: for each symbol, a function that makes its PrimFunc; the symbol must identify the content.
         target_dict: TVM target, such as {"kind": "llvm", "mcpu": "znver4"}.
-        source_version: digest of the kernel generators; a change of code is a change of key.
+        source_version: digest of the kernel generators; a change of code is a change of key. None: build
+            anew and keep nothing.
         workers: threads; by default the number of cores.
         progress: called with (done, total).
     """
-    folder = cache_folder()
-    stem = hashlib.sha256(
-        repr((sorted(target_dict.items()), tvm.__version__, source_version)).encode()
-    ).hexdigest()[:16]
+    key = repr((sorted(target_dict.items()), tvm.__version__, source_version))
+    cache = KernelCache(cache_folder(), hashlib.sha256(key.encode()).hexdigest()[:16])
     target = tvm.target.Target(target_dict)
     done = 0
 
     def one(symbol: str) -> bytes:
         nonlocal done
-        path = folder / stem / f"{symbol}.o"
-        try:
-            data = path.read_bytes()
-        except OSError:
+        data = cache.read(symbol) if source_version else None
+        if data is None:
             data = _object_bytes(makers[symbol](), target)
-            _store(path, data)
+            if source_version:
+                cache.write(symbol, data)
         done += 1
         if progress:
             progress(done, len(makers))
@@ -87,15 +79,7 @@ def build_objects(
 
     symbols: Sequence[str] = list(makers)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        return dict(zip(symbols, pool.map(one, symbols), strict=True))
-
-
-def _store(path: Path, data: bytes) -> None:
-    """Write atomically; a cache that cannot be written is no error."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as handle:
-            handle.write(data)
-        os.replace(handle.name, path)
-    except OSError:
-        return
+        objects = dict(zip(symbols, pool.map(one, symbols), strict=True))
+    if source_version:
+        cache.shrink()
+    return objects

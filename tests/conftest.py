@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from golden_text import Golden
+from hypothesis import settings
 
-Golden = Callable[[str], None]
+# Machines are shared: how long an example takes says nothing.
+settings.register_profile("sparsecc", parent=settings(), deadline=None)
+settings.load_profile("sparsecc")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -42,4 +42,6 @@ def test_c_program(tmp_path: Path) -> None:
     with artifact.load() as session:
         ((name, expected),) = session.run({session.inputs[0].name: x}).items()
     assert printed[0] == name
-    np.testing.assert_allclose(np.array(printed[1:], np.float32).reshape(2, 6), expected, rtol=1e-6)
+    # the script measures and may choose other kernels, which add in another order
+    found = np.array(printed[1:], np.float32).reshape(2, 6)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +24,7 @@ from sparsecc.errors import ArtifactError
 _MARK = b"sparsecc artifact, sha256 "
 _DIGITS = 64
 _BLOCK = 1 << 20
+_KEPT = 30 * 24 * 3600
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # equal artifacts make equal archives
 
 
@@ -53,6 +57,8 @@ def extract_archive(path: Path, *, again: bool = False) -> Path:
     root = _cache_root()
     target = root / digest
     if target.is_dir() and not again:
+        with suppress(OSError):
+            os.utime(target)
         return target
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,7 +81,17 @@ def extract_archive(path: Path, *, again: bool = False) -> Path:
         raise ArtifactError(f"cannot extract {path} into {root}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    _drop_unused(root)
     return target
+
+
+def _drop_unused(root: Path) -> None:
+    """Remove what no one has opened for `_KEPT` seconds; it would be extracted again."""
+    with suppress(OSError):
+        for path in root.iterdir():
+            ours = re.fullmatch(r"[0-9a-f]{64}|\.extract-\w+", path.name)
+            if ours and time.time() - path.stat().st_mtime > _KEPT:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _cache_root() -> Path:

@@ -27,7 +27,7 @@ class VectorMachine:
     loads: float = 2.0
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
-    stream_bytes: float = 20.0
+    stream_bytes: float = 13.0
     clock: float = 4.0e9
 
 

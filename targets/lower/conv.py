@@ -197,9 +197,15 @@ def _dense_or_sparse(
     vectors = -(-(g.out_size[0] * pitch) // V)
     shiftable = rank == 4 and g.kernel[1] > 1 and g.stride == (1, 1) and pitch % V == 0
     choice = choose_spmm(
-        matrix, vectors, g.kernel[0] * g.kernel[1], low.machine, group_rows=g.out_channels // g.groups, batch=batch,
-        dense_only=low.keep_dense(call.name), shiftable=shiftable,
-    )  # fmt: skip
+        matrix,
+        vectors,
+        g.kernel[0] * g.kernel[1],
+        low.machine,
+        group_rows=g.out_channels // g.groups,
+        batch=batch,
+        dense_only=low.keep_dense(call.name),
+        shiftable=shiftable,
+    )
     planes = regions.planes(x_value)
     if shiftable and choice.rows == 1 and not choice.dense:
         x, offsets, x_batch, channel_pitch, index = _shift(low, call, g, pitch, batch)
@@ -367,7 +373,8 @@ def _report(
     dense_seconds: float,
     steps: list[int],
 ) -> None:
-    shape = f"{g.out_channels}x{g.channels // g.groups}x{g.kernel[0]}x{g.kernel[1]} s{g.stride[0]} on {g.size[0]}x{g.size[1]}"
+    weight = f"{g.out_channels}x{g.channels // g.groups}x{g.kernel[0]}x{g.kernel[1]}"
+    shape = f"{weight} s{g.stride[0]} on {g.size[0]}x{g.size[1]}"
     low.layers.append(
         LayerReport(
             call.layer,

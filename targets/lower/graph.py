@@ -95,8 +95,8 @@ class GraphLowering:
         op = call.anchor.op_type
         if call.anchor.domain not in ("", "ai.onnx"):
             raise UnsupportedOpError(
-                f"op {node.domain}::{node.op_type} (node {call.name!r}) is not in the ONNX standard and has no "
-                "kernel; export the model without it"
+                f"op {node.domain}::{node.op_type} (node {call.name!r}) is not in the ONNX standard "
+                "and has no kernel; export the model without it"
             )
         if op == "Constant":
             array = constant_of(node.outputs[0])

@@ -1,4 +1,4 @@
-"""Linear layers (MatMul and Gemm with constant weights): feature-major for many columns, else lanes on rows."""
+"""Linear layers (MatMul, Gemm with constant weights): feature-major for many columns, else lanes on rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, ro
 from sparsecc.targets.layout import Layout, round_up
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, tail_of
 from sparsecc.targets.lower.conv import padded_rows_of, residuals, row_operand_pointers, spmm_call
-from sparsecc.targets.lower.select import choose_rows, choose_spmm
+from sparsecc.targets.lower.select import RowsChoice, choose_rows, choose_spmm
 from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored, at_origin, base, shape_of
 
 FloatArray = npt.NDArray[np.float32]
@@ -85,7 +85,13 @@ def _require(low: Lowering, value: ir.Value, shape: tuple[int, ...], transposed:
 
 
 def _few_columns(
-    low: Lowering, call: Call, weights: LinearWeights, tail: Tail, bias: np.ndarray, shape: tuple[int, ...], y: Stored
+    low: Lowering,
+    call: Call,
+    weights: LinearWeights,
+    tail: Tail,
+    bias: np.ndarray,
+    shape: tuple[int, ...],
+    y: Stored,
 ) -> None:
     x_value = call.inputs[0]
     assert x_value is not None
@@ -94,7 +100,7 @@ def _few_columns(
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
     choice = choose_rows(matrix, N, low.machine, dense_only=low.keep_dense(call.name))
-    symbol, tables, scalars = _rows_kernel(low, choice.kind, matrix, N, tail)
+    symbol, tables, scalars = _rows_kernel(low, choice, matrix, N, tail)
     extra = residuals(low, tail, y.layout)
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
     step = low.step(
@@ -102,27 +108,26 @@ def _few_columns(
         [*tables, *low.pack(_pad(bias, V, matrix.shape[0])), at_origin(x), at_origin(y),
          *row_operand_pointers(low, tail), *map(at_origin, extra)],
         [*scalars, view.strides[1], view.strides[0], y_n, *(0 for _ in extra)],
-        -(-matrix.shape[0] // V),
+        -(-matrix.shape[0] // choice.rows),
     )  # fmt: skip
-    kernel = {"dense": "dense", "blocks": f"sparse {V}x1", "csr": "sparse CSR"}[choice.kind]
+    kernel = {"dense": "dense", "blocks": f"sparse {choice.rows}x1", "csr": "sparse CSR"}[choice.kind]
     label = f"{kernel}, {N} column{'s' if N > 1 else ''}"
     _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, step)
 
 
 def _rows_kernel(
-    low: Lowering, kind: str, matrix: FloatArray, columns: int, tail: Tail
+    low: Lowering, choice: RowsChoice, matrix: FloatArray, columns: int, tail: Tail
 ) -> tuple[str, list[Pointer], list[int]]:
     """The kernel for few columns: (symbol, pointers of its tables, leading scalars)."""
-    V = low.machine.lanes
-    if kind == "csr":
-        form = CsrForm(columns, csr_chains(columns), V, tail.epilogue)
-        packed = pack_csr(matrix, V, form.chains)
+    if choice.kind == "csr":
+        form = CsrForm(columns, csr_chains(columns), choice.rows, tail.epilogue)
+        packed = pack_csr(matrix, choice.rows, form.chains)
         symbol = low.kernel("csr", form, lambda s: csr_kernel(form, s))
         return symbol, low.pack(packed.start, packed.column, packed.value), []
-    dense = kind == "dense"
+    dense = choice.kind == "dense"
     chains = choose_chains(columns, matrix.shape[1], dense=dense)
-    tables = pack_rows(matrix, V, chains, dense=dense)
-    rows_form = RowsForm(columns, chains, dense, V, tail.epilogue)
+    tables = pack_rows(matrix, choice.rows, chains, dense=dense)
+    rows_form = RowsForm(columns, chains, dense, choice.rows, tail.epilogue)
     symbol = low.kernel("rows", rows_form, lambda s: rows_kernel(rows_form, s))
     index_tables = [] if dense else [tables.start, tables.column]
     return symbol, low.pack(*index_tables, tables.value), [tables.runs]
@@ -133,7 +138,13 @@ def _pad(bias: np.ndarray, lanes: int, rows: int) -> np.ndarray:
 
 
 def _many_columns(
-    low: Lowering, call: Call, weights: LinearWeights, tail: Tail, bias: np.ndarray, shape: tuple[int, ...], y: Stored
+    low: Lowering,
+    call: Call,
+    weights: LinearWeights,
+    tail: Tail,
+    bias: np.ndarray,
+    shape: tuple[int, ...],
+    y: Stored,
 ) -> None:
     x_value = call.inputs[0]
     assert x_value is not None
@@ -142,29 +153,64 @@ def _many_columns(
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
     vectors = -(-columns_of(shape) // V)
-    choice = choose_spmm(matrix, vectors, 1, low.machine, group_rows=matrix.shape[0], batch=1, dense_only=low.keep_dense(call.name))
+    choice = choose_spmm(
+        matrix,
+        vectors,
+        1,
+        low.machine,
+        group_rows=matrix.shape[0],
+        batch=1,
+        dense_only=low.keep_dense(call.name),
+    )
     offsets = view.origin + np.arange(matrix.shape[1], dtype=np.int64) * view.strides[1]
     symbol, tables, extent, counts = spmm_call(low, matrix, offsets, choice, vectors, 1, tail)
     extra = residuals(low, tail, y.layout)
     step = low.step(
-        call.name, "spmm", symbol,
+        call.name,
+        "spmm",
+        symbol,
         [*tables, *low.pack(bias), base(x), base(y), *row_operand_pointers(low, tail), *map(base, extra)],
         [*counts, y.layout.strides[-1], y.layout.origin, 0, 0, *(0 for _ in extra)],
         extent,
     )
-    _report(low, call, weights, columns_of(shape), choice.label, choice.reason, choice.seconds, choice.dense_seconds, step)
+    _report(
+        low,
+        call,
+        weights,
+        columns_of(shape),
+        choice.label,
+        choice.reason,
+        choice.seconds,
+        choice.dense_seconds,
+        step,
+    )
 
 
 def _report(
-    low: Lowering, call: Call, weights: LinearWeights, columns: int, kernel: str, reason: str, seconds: float,
-    dense_seconds: float, step: int,
+    low: Lowering,
+    call: Call,
+    weights: LinearWeights,
+    columns: int,
+    kernel: str,
+    reason: str,
+    seconds: float,
+    dense_seconds: float,
+    step: int,
 ) -> None:
     M, K = weights.matrix.shape
     zeros = float(1 - np.count_nonzero(weights.matrix) / weights.matrix.size)
     low.layers.append(
         LayerReport(
             call.layer,
-            call.name, call.anchor.op_type, f"{M}x{K} on {columns} columns", str(encoding_of(weights.matrix)), zeros,
-            kernel, reason, seconds, dense_seconds, [step],
+            call.name,
+            call.anchor.op_type,
+            f"{M}x{K} on {columns} columns",
+            str(encoding_of(weights.matrix)),
+            zeros,
+            kernel,
+            reason,
+            seconds,
+            dense_seconds,
+            [step],
         )
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,9 @@ def choose_spmm(
                 columns = -(-K // -(-K // chunk))
                 entries = rows * -(-K // columns)
                 used = int(columns * read)
-                shape = SpmmShape(R, width, entries, stored, vectors, used, column_bytes, unaligned, columns < K, batch)
+                shape = SpmmShape(
+                    R, width, entries, stored, vectors, used, column_bytes, unaligned, columns < K, batch
+                )
                 candidates.append(SpmmChoice(R, J, columns, dense, spmm_seconds(shape, model), 0.0))
     dense_seconds = min((c.seconds for c in candidates if c.dense), default=0.0)
     best = min(candidates, key=lambda c: (c.seconds, not c.dense))
@@ -118,15 +120,16 @@ def block_masks(matrix: FloatArray, heights: set[int]) -> dict[int, BoolArray]:
 
 
 def _stored_and_read(mask: BoolArray) -> tuple[int, float]:
-    """Blocks that hold a nonzero, and the share of columns that any of them reads; that is nearly always 1."""
+    """Blocks that hold a nonzero, and the share of columns that any of them reads, nearly always 1."""
     return int(np.count_nonzero(mask)), float(mask.any(axis=0).mean())
 
 
 @dataclass(frozen=True)
 class RowsChoice:
-    """How a layer with few columns runs: "dense", "blocks" of `lanes` x 1, or "csr"."""
+    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, or "csr"."""
 
     kind: str
+    rows: int
     seconds: float
     dense_seconds: float
 
@@ -146,11 +149,16 @@ def choose_rows(matrix: FloatArray, columns: int, machine: Machine, *, dense_onl
     rows, reduction = matrix.shape
     dense = rows_seconds(-(-rows // lanes) * reduction, columns, lanes, model, dense=True)
     if dense_only:
-        return RowsChoice("dense", dense, dense)
-    blocks = rows_seconds(int(block_mask(matrix, lanes).sum()), columns, lanes, model, dense=False)
-    seconds, kind = min((dense * 0.97, "dense"), (blocks, "blocks"))
+        return RowsChoice("dense", lanes, dense, dense)
+    candidates = [RowsChoice("dense", lanes, dense * 0.97, dense)]
+    for height in (lanes, lanes // 2, lanes // 4):
+        if height >= 4:
+            stored = int(block_mask(matrix, height).sum())
+            seconds = rows_seconds(stored, columns, height, model, dense=False)
+            candidates.append(RowsChoice("blocks", height, seconds, dense))
     if reduction <= MAX_COLUMN:
         chains = csr_chains(columns)
-        csr = csr_seconds(csr_rounds(matrix, chains), rows, columns, chains, model)
-        seconds, kind = min((seconds, kind), (csr, "csr"))
-    return RowsChoice(kind, dense if kind == "dense" else seconds, dense)
+        seconds = csr_seconds(csr_rounds(matrix, chains), rows, columns, chains, model)
+        candidates.append(RowsChoice("csr", lanes, seconds, dense))
+    best = min(candidates, key=lambda choice: choice.seconds)
+    return replace(best, seconds=dense) if best.kind == "dense" else best

@@ -64,7 +64,7 @@ class PendingStep:
 
 @dataclass
 class LayerReport:
-    """What was decided for one node with weights, for the user; `name` is its weight's, as `sparsify` has it."""
+    """What was decided for one node with weights, for the user; `name` is the weight's for `sparsify`."""
 
     name: str
     node: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 import random
 import shutil
@@ -233,6 +234,21 @@ def test_archive_with_a_damaged_cache(archive: Path) -> None:
     (folder / "model.h").unlink()
     with load(archive) as session:
         check(example_inputs(), session.run(example_inputs()))
+
+
+def test_archives_that_nobody_opens_leave_the_cache(archive: Path, tmp_path: Path) -> None:
+    root = tmp_path / "cache" / "artifacts"
+    names = ("a" * 64, "b" * 64, ".extract-left", "thesis")
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "weights.bin").write_bytes(b"")
+    for name in (names[0], *names[2:]):
+        os.utime(root / name, (0, 0))
+    _, folder = read_artifact(archive)
+    assert {path.name for path in root.iterdir()} == {names[1], "thesis", folder.name}
+    os.utime(folder, (0, 0))
+    _, again = read_artifact(archive)
+    assert again == folder and folder.stat().st_mtime > 0
 
 
 def test_archive_without_a_cache(archive: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import Golden
+from golden_text import Golden
 from pass_graphs import Weights, array_of, codes, graph, ops, run
 
 from sparsecc.ir import dump

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import Golden
+from golden_text import Golden
 from pass_graphs import codes, graph, ops, run
 
 from sparsecc.errors import UsageError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Golden
+from golden_text import Golden
 from pass_graphs import Weights, codes, graph, ops, run
 
 from sparsecc.ir import dump

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import Golden
+from golden_text import Golden
 from pass_graphs import Weights, codes, graph, ops, run
 
 from sparsecc.capture import capture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import Golden
+from golden_text import Golden
 from hypothesis import given
 from hypothesis import strategies as st
 from pass_graphs import Weights, array_of, codes, graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import Golden
+from golden_text import Golden
 from pass_graphs import graph, ops
 
 from sparsecc.errors import UnsupportedOpError, UsageError, VerificationError

@@ -34,9 +34,7 @@ GUARD = 1024  # canary elements on both sides of a buffer
 
 def load_kernels(makers: dict[str, Callable[[], Any]], version: str | None = None) -> dict[str, Any]:
     """Compile and load kernels; `version` names a cache entry, None compiles anew."""
-    objects = build_objects(
-        makers, TARGET, source_version=version or str(np.random.default_rng().integers(2**60))
-    )
+    objects = build_objects(makers, TARGET, source_version=version)
     folder = Path(tempfile.mkdtemp())
     paths: list[str] = []
     for symbol, data in objects.items():
