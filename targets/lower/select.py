@@ -147,18 +147,23 @@ def choose_rows(matrix: FloatArray, columns: int, machine: Machine, *, dense_onl
     model = vector_machine(machine)
     lanes = machine.lanes
     rows, reduction = matrix.shape
-    dense = rows_seconds(-(-rows // lanes) * reduction, columns, lanes, model, dense=True)
+    heights = [height for height in (lanes, lanes // 2, lanes // 4) if height >= 4]
+
+    def seconds(stored: int, height: int, *, dense: bool) -> float:
+        return rows_seconds(stored, columns, height, model, dense=dense)
+
+    dense_by_height = {h: seconds(-(-rows // h) * reduction, h, dense=True) for h in heights}
+    dense_height = min(heights, key=dense_by_height.__getitem__)  # of equals the first, whole vectors
+    dense = dense_by_height[dense_height]
     if dense_only:
-        return RowsChoice("dense", lanes, dense, dense)
-    candidates = [RowsChoice("dense", lanes, dense * 0.97, dense)]
-    for height in (lanes, lanes // 2, lanes // 4):
-        if height >= 4:
-            stored = int(block_mask(matrix, height).sum())
-            seconds = rows_seconds(stored, columns, height, model, dense=False)
-            candidates.append(RowsChoice("blocks", height, seconds, dense))
+        return RowsChoice("dense", dense_height, dense, dense)
+    candidates = [RowsChoice("dense", dense_height, dense * 0.97, dense)]
+    for height in heights:
+        stored = int(block_mask(matrix, height).sum())
+        candidates.append(RowsChoice("blocks", height, seconds(stored, height, dense=False), dense))
     if reduction <= MAX_COLUMN:
         chains = csr_chains(columns)
-        seconds = csr_seconds(csr_rounds(matrix, chains), rows, columns, chains, model)
-        candidates.append(RowsChoice("csr", lanes, seconds, dense))
+        csr = csr_seconds(csr_rounds(matrix, chains), rows, columns, chains, model)
+        candidates.append(RowsChoice("csr", lanes, csr, dense))
     best = min(candidates, key=lambda choice: choice.seconds)
     return replace(best, seconds=dense) if best.kind == "dense" else best
