@@ -35,15 +35,16 @@ GUARD = 1024  # canary elements on both sides of a buffer
 def load_kernels(makers: dict[str, Callable[[], Any]], version: str | None = None) -> dict[str, Any]:
     """Compile and load kernels; `version` names a cache entry, None compiles anew."""
     objects = build_objects(makers, TARGET, source_version=version)
-    folder = Path(tempfile.mkdtemp())
-    paths: list[str] = []
-    for symbol, data in objects.items():
-        path = folder / f"{symbol}.o"
-        path.write_bytes(data)
-        paths.append(str(path))
-    library = folder / "kernels.so"
-    subprocess.run(["cc", "-shared", "-o", str(library), *paths, "-lm"], check=True)
-    loaded = ctypes.CDLL(str(library))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths: list[str] = []
+        for symbol, data in objects.items():
+            path = folder / f"{symbol}.o"
+            path.write_bytes(data)
+            paths.append(str(path))
+        library = folder / "kernels.so"
+        subprocess.run(["cc", "-shared", "-o", str(library), *paths, "-lm"], check=True)
+        loaded = ctypes.CDLL(str(library))  # stays mapped when its file goes
     return {symbol: loaded[symbol] for symbol in objects}
 
 
