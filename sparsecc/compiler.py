@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsecc.arrays import random_arrays
-from sparsecc.artifact.host import host_features, host_machine
 from sparsecc.artifact.load import load, read_artifact
 from sparsecc.artifact.manifest import Manifest, TensorInfo
 from sparsecc.artifact.pack import check_target, write_artifact
+from sparsecc.host import host_features, host_machine
 from sparsecc.measurement import Trial, measure, slower_layers, with_measurements
 from sparsecc.report import CompileReport, LayerLine, PassLine, render_html
 from sparsecc.report.compile_report import layer_lines

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsecc.errors import LoweringError, UsageError
+from sparsecc.host import host_features
 from sparsecc.targets.lower.state import Machine
 
 _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")
@@ -21,18 +22,6 @@ MACHINES: dict[str, Machine] = {
     "x86-64-v4": Machine("x86-64-v4", 16, 32, _V4, l1_bytes=32 * 1024, l2_bytes=1024 * 1024),
 }
 NAMES = ("cpu", "host", *MACHINES)
-
-
-def host_flags() -> frozenset[str]:
-    """CPU features of this machine in the names of /proc/cpuinfo."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
 
 
 def machine_for(target: str) -> Machine:
@@ -46,9 +35,9 @@ def machine_for(target: str) -> Machine:
         return MACHINES[target]
     if target not in NAMES:
         raise UsageError(f"there is no target {target!r}; targets are {', '.join(NAMES)}")
-    flags = host_flags()
+    features = host_features()
     for machine in reversed(MACHINES.values()):
-        if flags.issuperset(machine.features):
+        if features.issuperset(machine.features):
             return replace(
                 machine,
                 l1_bytes=_cache_bytes(0, machine.l1_bytes),

@@ -18,6 +18,7 @@ PUBLIC = ("arrays", "timing", "sparsifier", "side_by_side", "measurement", "comp
 # A unit may import units of lower ranks, and itself.
 RANKS = {
     "errors": 0,
+    "host": 0,
     "ir": 1,
     "cost": 1,
     "axes": 2,

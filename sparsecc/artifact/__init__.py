@@ -3,10 +3,10 @@
 Loading and running needs numpy only; writing (`sparsecc.artifact.pack`) needs a C compiler.
 """
 
-from sparsecc.artifact.host import host_features, host_machine
 from sparsecc.artifact.load import load, read_artifact
 from sparsecc.artifact.manifest import FORMAT_VERSION, Manifest, StepInfo, TensorInfo
 from sparsecc.artifact.session import Session
+from sparsecc.host import host_features, host_machine
 
 __all__ = [
     "FORMAT_VERSION",

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from sparsecc.artifact.archive import extract_archive
-from sparsecc.artifact.host import host_features, host_machine
 from sparsecc.artifact.manifest import LIBRARY, MANIFEST, WEIGHTS, FileInfo, Manifest, parse_manifest
 from sparsecc.artifact.session import Session
 from sparsecc.errors import ArtifactError
+from sparsecc.host import host_features, host_machine
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:

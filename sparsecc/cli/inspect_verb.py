@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_facts(manifest: Manifest, folder: Path) -> None:
-    from sparsecc.artifact.host import host_features, host_machine
     from sparsecc.artifact.manifest import LIBRARY
     from sparsecc.cli.elf import needed_libraries
+    from sparsecc.host import host_features, host_machine
     from sparsecc.report.html import bytes_text
 
     lacks = [feature for feature in manifest.features if feature not in host_features()]

@@ -19,13 +19,14 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line per target."""
     from sparsecc.errors import LoweringError
-    from sparsecc.targets.cpu import MACHINES, host_flags, machine_for
+    from sparsecc.host import host_features
+    from sparsecc.targets.cpu import MACHINES, machine_for
 
     try:
         best = machine_for("host").name
     except LoweringError:
         best = "none of the targets below"
-    flags = host_flags()
+    flags = host_features()
     rows = [("cpu, host", "yes", f"this machine: {best}")]
     for name, machine in MACHINES.items():
         here = "yes" if flags.issuperset(machine.features) else "no"

@@ -54,9 +54,3 @@ class ConvGeometry:
     def pointwise(self) -> bool:
         """1x1, stride 1, no padding: a matrix product over the flattened planes."""
         return self.kernel == (1, 1) and self.stride == (1, 1) and self.size == self.out_size
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions of one dense run of batch 1."""
-        macs = self.out_channels * (self.channels // self.groups) * self.kernel[0] * self.kernel[1]
-        return 2 * macs * self.out_size[0] * self.out_size[1]

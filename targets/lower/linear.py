@@ -95,7 +95,7 @@ def _few_columns(
 ) -> None:
     x_value = call.inputs[0]
     assert x_value is not None
-    V, N, matrix = low.machine.lanes, columns_of(shape), weights.matrix
+    N, matrix = columns_of(shape), weights.matrix
     x = _require(low, x_value, shape, weights.transposed_input, unit=False)
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
@@ -105,7 +105,7 @@ def _few_columns(
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
     step = low.step(
         call.name, "rows" if choice.kind != "csr" else "csr", symbol,
-        [*tables, *low.pack(_pad(bias, V, matrix.shape[0])), at_origin(x), at_origin(y),
+        [*tables, *low.pack(bias), at_origin(x), at_origin(y),
          *row_operand_pointers(low, tail), *map(at_origin, extra)],
         [*scalars, view.strides[1], view.strides[0], y_n, *(0 for _ in extra)],
         -(-matrix.shape[0] // choice.rows),
@@ -131,10 +131,6 @@ def _rows_kernel(
     symbol = low.kernel("rows", rows_form, lambda s: rows_kernel(rows_form, s))
     index_tables = [] if dense else [tables.start, tables.column]
     return symbol, low.pack(*index_tables, tables.value), [tables.runs]
-
-
-def _pad(bias: np.ndarray, lanes: int, rows: int) -> np.ndarray:
-    return np.pad(bias, (0, max(0, round_up(rows, lanes) - bias.size)))
 
 
 def _many_columns(

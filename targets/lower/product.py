@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-import onnx_ir as ir
-
 from sparsecc.targets.kernels.matmul import MatMulForm, matmul_kernel
 from sparsecc.targets.kernels.spmm import tile_classes
 from sparsecc.targets.layout import Layout, odd_lines, round_up
@@ -125,7 +123,3 @@ def _lane_layout(shape: tuple[int, ...], lane_axis: int, lanes: int) -> Layout:
     if len(shape) == 1:
         return Layout((1,), 0, round_up(shape[0], lanes))
     return _output_layout(shape, lane_axis == -2, lanes)
-
-
-def is_float(value: ir.Value) -> bool:
-    return value.dtype == ir.DataType.FLOAT

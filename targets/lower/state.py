@@ -88,6 +88,7 @@ class Machine:
         lanes: fp32 lanes of a vector register.
         registers: vector registers.
         features: CPU features needed, in the names of /proc/cpuinfo.
+        l1_bytes, l2_bytes: data cache sizes of a core.
     """
 
     name: str

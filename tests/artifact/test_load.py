@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from artifact_plans import check, example_inputs
 
-from sparsecc.artifact import Manifest, host, host_features, host_machine, load, read_artifact
+from sparsecc import host
+from sparsecc.artifact import Manifest, host_features, host_machine, load, read_artifact
 from sparsecc.artifact.manifest import parse_manifest
 from sparsecc.errors import ArtifactError
 
