@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.errors import UsageError, VerificationError
-from sparsecc.ir.shapes import first_line, value_text
+from sparsecc.ir.shapes import first_line, light_proto, static_shape, value_text
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 LARGEST_IN_MEMORY = 1_500_000_000
@@ -63,29 +64,127 @@ def evaluate(model: ir.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.
     return Evaluator(model).run(inputs)
 
 
-def random_inputs(model: ir.Model, seed: int = 0, default_dim: int = 1) -> dict[str, np.ndarray]:
+def random_inputs(
+    model: ir.Model, seed: int = 0, default_dim: int = 1, dims: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
     """Seeded inputs for checks: standard normal floats; integers and booleans are 0 or 1, safe as indices.
 
     Args:
         model: its graph inputs must have a known rank.
         seed: of numpy's generator.
         default_dim: number that stands for every symbolic dimension.
+        dims: numbers for symbolic dimensions by name, before the default.
 
     Raises:
         UsageError: an input without rank or of a type with no numbers.
     """
     generator = np.random.default_rng(seed)
-    return {value.name or "": _random_array(value, generator, default_dim) for value in model.graph.inputs}
+    named = dims or {}
+    return {
+        value.name or "": _random_array(value, generator, default_dim, named) for value in model.graph.inputs
+    }
 
 
-def _random_array(value: ir.Value, generator: np.random.Generator, default_dim: int) -> np.ndarray:
+def _random_array(
+    value: ir.Value, generator: np.random.Generator, default_dim: int, named: Mapping[str, int]
+) -> np.ndarray:
     if value.shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
         raise UsageError(f"input {value.name} is {value_text(value)}, for which no random array can be made")
-    dims = [dim if isinstance(dim, int) else default_dim for dim in value.shape]
+    dims = [dim if isinstance(dim, int) else named.get(str(dim.value), default_dim) for dim in value.shape]
     dtype = value.dtype.numpy()
     if value.dtype.is_floating_point():
         return generator.standard_normal(dims, dtype=np.float32).astype(dtype)
     return generator.integers(0, 2, dims).astype(dtype)
+
+
+def run_all_values(
+    model: ir.Model, inputs: Mapping[str, np.ndarray], wanted: Container[ir.Value]
+) -> dict[ir.Value, np.ndarray | tuple[int, ...] | list[tuple[int, ...]]]:
+    """One run in which every value of the main graph is seen: the array if `wanted`, else only its shape.
+
+    Large weights are fed as zeros that take no memory, so only values that do not depend on them mean
+    anything. A node of a domain that ONNX Runtime does not know is left out; its outputs are fed as zeros
+    of their declared shapes. A sequence gives the shapes of its elements; a value that was not computed, and
+    constants of types that numpy has no arrays for, are absent.
+
+    Args:
+        model: unchanged afterwards.
+        inputs: an array for every graph input, by name.
+        wanted: values whose arrays are returned.
+
+    Raises:
+        UsageError: a node of an unknown domain whose outputs have no declared shape.
+        VerificationError: ONNX Runtime refuses the model or fails on the arrays.
+    """
+    import onnx
+    import onnxruntime
+
+    proto = light_proto(model)
+    feeds = {name: np.asarray(array, order="C") for name, array in inputs.items()}
+    for value in _fed_as_zeros(model, proto):
+        shape = static_shape(value)
+        if shape is None or value.dtype is None:
+            raise UsageError(
+                f"{value.name} comes from an op that ONNX Runtime does not know and has no fixed shape; "
+                f"declare its type and shape in the model"
+            )
+        feeds[value.name or ""] = np.zeros(shape, value.dtype.numpy())
+    outputs = {output.name for output in proto.graph.output}
+    computed = [name for node in proto.graph.node for name in node.output if name]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in computed if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        results = session.run(computed, feeds)
+    except _runtime_errors() as error:
+        raise VerificationError(
+            f"ONNX Runtime cannot run the model as it is given: {first_line(error)}"
+        ) from error
+    seen: dict[ir.Value, np.ndarray | tuple[int, ...] | list[tuple[int, ...]]] = {}
+    found = dict(zip(computed, results, strict=True))
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        array = feeds.get(value.name or "")
+        if value in wanted and value.const_value is not None:
+            seen[value] = value.const_value.numpy()
+        else:
+            tensor = value.const_value
+            shape = tuple(tensor.shape.numpy()) if tensor is not None else None
+            seen[value] = array.shape if array is not None else shape or ()
+    for node in model.graph:
+        for value in node.outputs:
+            result = found.get(value.name, feeds.get(value.name or ""))
+            if isinstance(result, list):
+                seen[value] = [np.shape(item) for item in result]
+            elif isinstance(result, np.ndarray):
+                seen[value] = result if value in wanted else result.shape
+    return seen
+
+
+def _fed_as_zeros(model: ir.Model, proto: onnx.ModelProto) -> list[ir.Value]:
+    """Weights that `proto` has as inputs, and outputs of unknown ops, which are taken out of `proto`."""
+    given = {value.name for value in model.graph.inputs}
+    weights = [
+        model.graph.initializers[entry.name] for entry in proto.graph.input if entry.name not in given
+    ]
+    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {
+        function.domain for function in model.functions.values()
+    }
+    unknown = [node for node in model.graph if node.domain not in known]
+    if unknown:
+        names = {value.name for node in unknown for value in node.outputs}
+        kept = [node for node in proto.graph.node if not names & set(node.output)]
+        del proto.graph.node[:]
+        proto.graph.node.extend(kept)
+        for node in unknown:
+            for value in node.outputs:
+                if value.shape is not None and value.dtype is not None:
+                    proto.graph.input.append(ir.to_proto(value))
+    return weights + [value for node in unknown for value in node.outputs]
 
 
 def _session(model: ir.Model, threads: int) -> onnxruntime.InferenceSession:

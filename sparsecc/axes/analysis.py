@@ -1,0 +1,131 @@
+"""One pass over the graph that says which axes of which tensors are the same, by the rule table.
+
+What no rule covers is frozen with a reason; nothing is guessed. Inputs are frozen first, outputs last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.axes.context import AxisState, NodeFacts, OpContext, RuleError, free_axes
+from sparsecc.axes.dims import AxisExpr, Dim, UnificationError, fixed, freeze, size_of, terminals
+from sparsecc.axes.rules.registry import Zero, rule_for
+from sparsecc.axes.trace import Trace, trace
+from sparsecc.errors import Refusal, VerificationError
+
+
+@dataclass
+class Analysis:
+    """Axes of a whole model.
+
+    Attributes:
+        model: what was analysed; it must not change while the analysis is used.
+        trace: shapes and constants.
+        axes: axes of each value that is data.
+        sequences: axes of the elements of each sequence value.
+        facts: what the rules said, per node.
+        pseudo: constants read as data: sliced like weights, but no parameters.
+        constant_nodes: nodes whose outputs are all constants.
+        uncovered: nodes without a rule or whose rule did not apply, and why.
+    """
+
+    model: ir.Model
+    trace: Trace
+    axes: dict[ir.Value, tuple[AxisExpr, ...]]
+    sequences: dict[ir.Value, list[tuple[AxisExpr, ...]]]
+    facts: dict[ir.Node, NodeFacts]
+    pseudo: set[ir.Value]
+    constant_nodes: set[ir.Node] = field(default_factory=set[ir.Node])
+    uncovered: dict[ir.Node, Refusal] = field(default_factory=dict[ir.Node, Refusal])
+
+    @property
+    def parameters(self) -> list[ir.Value]:
+        """Initializers with axes, in the model's order."""
+        return [
+            value
+            for value in self.model.graph.initializers.values()
+            if value in self.axes and value not in self.pseudo and self.axes[value]
+        ]
+
+    def occurrences(self) -> dict[Dim, list[tuple[ir.Value, int]]]:
+        """The (parameter, axis) pairs that each free dimension is part of."""
+        found: dict[Dim, list[tuple[ir.Value, int]]] = {}
+        for value in self.parameters:
+            for number, axis in enumerate(self.axes[value]):
+                for dim in terminals(axis):
+                    found.setdefault(dim, []).append((value, number))
+        return found
+
+
+def analyse(model: ir.Model, inputs: Mapping[str, np.ndarray] | None = None) -> Analysis:
+    """Find the axes of a model that are the same.
+
+    Args:
+        model: as `sparsecc.capture` gives it; not changed.
+        inputs: arrays for all graph inputs where random ones would not run.
+
+    Raises:
+        UsageError: inputs that do not fit the model.
+        VerificationError: ONNX Runtime cannot run the model.
+    """
+    seen = trace(model, inputs)
+    state = AxisState(seen)
+    result = Analysis(model, seen, state.axes, state.sequences, state.facts, state.pseudo)
+    entry = Refusal("it is an axis of a graph input", "", "graph-input")
+    for value in model.graph.inputs:
+        state.axes[value] = tuple(fixed(size, entry) for size in seen.shapes[value])
+    for value in model.graph.initializers.values():
+        if value not in seen.constants and value not in state.axes:
+            state.axes[value] = free_axes(seen.shapes[value], value.name or "")
+    for node in model.graph:
+        if all(value in seen.constants for value in node.outputs if value.name):
+            result.constant_nodes.add(node)
+        else:
+            _visit(node, state, result)
+    for value in model.graph.outputs:
+        exit_ = Refusal(f"it is an axis of the graph output {value.name}", "", "graph-output")
+        for axes in [state.axes.get(value, ()), *state.sequences.get(value, [])]:
+            for axis in axes:
+                freeze(axis, exit_)
+    return result
+
+
+def _visit(node: ir.Node, state: AxisState, result: Analysis) -> None:
+    context = OpContext(node, state)
+    row = rule_for(node.domain, node.op_type)
+    if row is None:
+        name = node.op_type if not node.domain else f"{node.domain}::{node.op_type}"
+        why = Refusal(f"there is no rule for the op {name}", context.where, "no-rule")
+        result.uncovered[node] = why
+        context.freeze_all(why)
+        return
+    try:
+        row.axes(context)
+    except (RuleError, UnificationError) as error:
+        why = Refusal(f"this use of {node.op_type} has no rule: {error}", context.where, "no-rule")
+        result.uncovered[node] = why
+        context.facts = NodeFacts()
+        context.freeze_all(why)
+    state.facts[node] = context.facts
+    _check_sizes(node, state, context.where)
+
+
+def _check_sizes(node: ir.Node, state: AxisState, where: str) -> None:
+    for value in node.outputs:
+        shape = state.trace.shapes.get(value)
+        if shape is None or value in state.trace.constants:
+            continue
+        axes = state.axes.get(value)
+        if axes is None or tuple(map(size_of, axes)) != shape:
+            sizes = None if axes is None else tuple(map(size_of, axes))
+            raise VerificationError(
+                f"the axis rule of {where} gives {value.name} the sizes {sizes}, but it has {shape}; "
+                f"please report this model"
+            )
+
+
+__all__ = ["Analysis", "Zero", "analyse"]

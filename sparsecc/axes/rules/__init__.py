@@ -1,0 +1,1 @@
+"""The rule table of the axis analysis; see `registry`."""

@@ -1,0 +1,1 @@
+"""Whole attention ops of opset 23 and rotary embeddings."""

@@ -1,0 +1,132 @@
+"""Convolutions and products: the contracted axes are the same, the others pass to the output."""
+
+from __future__ import annotations
+
+from sparsecc.axes.context import OpContext, RuleError
+from sparsecc.axes.dims import AxisExpr, expand, size_of
+from sparsecc.axes.edits import SetAttribute
+from sparsecc.axes.rules.registry import Zero, rule
+
+
+@rule("Conv", "X[n,(g i),*s!] W[(g o),i,*k!] B[(g o)] -> Y[n,(g o),*t!]", Zero.CONTRACTION)
+def conv(node: OpContext) -> None:
+    """Groups split the channels into equal parts whose counts stay equal."""
+    data, weight = node.axes(0), node.axes(1)
+    group = node.int("group", 1)
+    channels = weight[1]
+    if group > 1:
+        groups, _ = node.reshape([weight[0]], [group, node.shape(1)[0] // group])
+        channels = groups + weight[1]
+        node.edit(SetAttribute("group", groups))
+    node.unify(data[1], channels)
+    if node.has(2):
+        node.unify(node.axes(2)[0], weight[0])
+    node.contract((0, 1), (1, 1))
+    _finish_conv(node, weight[0], weight[1])
+
+
+@rule("ConvTranspose", "X[n,(g i),*s!] W[(g i),o,*k!] B[(g o)] -> Y[n,(g o),*t!]", Zero.CONTRACTION)
+def conv_transpose(node: OpContext) -> None:
+    """As Conv with input and output channels of the weight exchanged."""
+    data, weight = node.axes(0), node.axes(1)
+    group = node.int("group", 1)
+    inner, outer = weight[0], weight[1]
+    if group > 1:
+        groups, inner = node.reshape([weight[0]], [group, node.shape(1)[0] // group])
+        outer = groups + weight[1]
+        node.edit(SetAttribute("group", groups))
+    node.unify(data[1], weight[0])
+    if node.has(2):
+        node.unify(node.axes(2)[0], outer)
+    node.contract((0, 1), (1, 0))
+    _finish_conv(node, outer, inner)
+
+
+def _finish_conv(node: OpContext, channels: AxisExpr, contracted: AxisExpr) -> None:
+    data, weight = node.axes(0), node.axes(1)
+    for axis in data[2:] + weight[2:]:
+        node.freeze(axis, "it is a spatial axis", "spatial")
+    spatial = [node.fixed(size, "it is a spatial axis", "spatial") for size in node.out_shape()[2:]]
+    axes = [data[0], expand(channels), *spatial]
+    node.set(0, axes)
+    # The sliding window covers each output once in Conv, each input once in ConvTranspose.
+    moving = spatial if node.node.op_type == "Conv" else data[2:]
+    node.work(data[0], channels, contracted, *moving, *weight[2:])
+
+
+@rule("MatMul", "A[*b,m,k] B[*b,k,n] -> Y[*b,m,n]", Zero.CONTRACTION)
+def matmul(node: OpContext) -> None:
+    """Batch axes broadcast; a vector operand has no m or no n."""
+    left, right = node.axes(0), node.axes(1)
+    row, column = len(left) == 1, len(right) == 1
+    node.contract((0, len(left) - 1), (1, max(len(right) - 2, 0)))
+    if row:
+        left = ((), *left)
+    if column:
+        right = (*right, ())
+    node.unify(left[-1], right[-2])
+    shape = node.out_shape()
+    batch = node.broadcast([left[:-2], right[:-2]], shape[: len(shape) - (not row) - (not column)])
+    node.set(0, [*batch, *([] if row else [left[-2]]), *([] if column else [right[-1]])])
+    node.work(*batch, left[-2], left[-1], right[-1])
+
+
+@rule("Gemm", "A[m,k] B[k,n] C[m,n] -> Y[m,n]", Zero.CONTRACTION)
+def gemm(node: OpContext) -> None:
+    """transA and transB exchange the axes of A and B; C broadcasts."""
+    left, right = node.axes(0), node.axes(1)
+    turned_left, turned_right = node.int("transA", 0), node.int("transB", 0)
+    left = left[::-1] if turned_left else left
+    right = right[::-1] if turned_right else right
+    node.unify(left[1], right[0])
+    node.contract((0, 0 if turned_left else 1), (1, 1 if turned_right else 0))
+    axes = [left[0], right[1]]
+    if node.has(2):
+        axes = node.broadcast([axes, node.axes(2)], node.out_shape())
+    node.set(0, axes)
+    node.work(left[0], left[1], right[1])
+
+
+@rule("Einsum", "the terms of its equation", Zero.CONTRACTION)
+def einsum(node: OpContext) -> None:
+    """One letter is one axis; an ellipsis stands for leading axes that broadcast."""
+    terms, result = einsum_terms(node)
+    letters: dict[str, AxisExpr] = {}
+    for number, term in enumerate(terms):
+        for letter, axis in zip(term, node.axes(number), strict=True):
+            known = letters.get(letter)
+            if known is None or (size_of(known) == 1 and size_of(axis) != 1):
+                if known is not None:
+                    node.freeze(known, "a slice of one index is broadcast", "unit-broadcast")
+                letters[letter] = axis
+            elif size_of(axis) == 1 and size_of(known) != 1:
+                node.freeze(axis, "a slice of one index is broadcast", "unit-broadcast")
+            else:
+                node.unify(known, axis)
+    for number, term in enumerate(terms):
+        node.contract(*((number, place) for place, letter in enumerate(term) if letter not in result))
+    node.set(0, [expand(letters[letter]) for letter in result])
+    node.work(*letters.values())
+
+
+def einsum_terms(node: OpContext) -> tuple[list[str], str]:
+    """Letters of each operand and of the result; an ellipsis becomes digits, aligned at the right."""
+    equation = node.text("equation", "").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(node.node.inputs):
+        raise RuleError(f"equation {equation!r} does not fit its inputs")
+    full: list[str] = []
+    longest = 0
+    for number, term in enumerate(terms):
+        hidden = len(node.axes(number)) - len(term.replace("...", ""))
+        if "..." in term:
+            longest = max(longest, hidden)
+            term = term.replace("...", "0123456789"[10 - hidden :] if hidden else "")
+        full.append(term)
+    if not arrow:
+        joined = left.replace(",", "").replace(".", "")
+        right = ("..." if "..." in left else "") + "".join(
+            letter for letter in sorted(set(joined)) if joined.count(letter) == 1
+        )
+    return full, right.replace("...", "0123456789"[10 - longest :] if longest else "")

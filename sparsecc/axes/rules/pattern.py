@@ -1,0 +1,1 @@
+"""Rules of custom ops from their patterns, such as `x[n,c,*s] scale[c] -> y[n,c,*s]`."""

@@ -1,0 +1,1 @@
+"""Recurrent layers: gates times hidden units, and the hidden state that feeds back."""
