@@ -15,21 +15,54 @@ from sparsecc import errors
 
 if TYPE_CHECKING:
     from sparsecc.artifact.load import load
+    from sparsecc.axes.groups import groups
+    from sparsecc.axes.rules.registry import register_rule
     from sparsecc.capture import capture
     from sparsecc.compiler import Artifact, compile
+    from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
+    from sparsecc.passes.prune_plan import PrunePlan
+    from sparsecc.pruner import PruneResult, prune, prune_ratios, replay
     from sparsecc.sparsifier import SparsifyResult, sparsify
+    from sparsecc.torch.convert import to_torch
 
-__all__ = ["Artifact", "Pipeline", "SparsifyResult", "capture", "compile", "errors", "load", "sparsify"]
+__all__ = [
+    "Artifact",
+    "Calibration",
+    "Pipeline",
+    "PrunePlan",
+    "PruneResult",
+    "SparsifyResult",
+    "capture",
+    "compile",
+    "errors",
+    "groups",
+    "load",
+    "prune",
+    "prune_ratios",
+    "register_rule",
+    "replay",
+    "sparsify",
+    "to_torch",
+]
 
 _HOMES = {
     "Artifact": "sparsecc.compiler",
+    "Calibration": "sparsecc.passes.criteria",
     "Pipeline": "sparsecc.passes.pipeline",
+    "PrunePlan": "sparsecc.passes.prune_plan",
+    "PruneResult": "sparsecc.pruner",
     "SparsifyResult": "sparsecc.sparsifier",
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
+    "groups": "sparsecc.axes.groups",
     "load": "sparsecc.artifact.load",
+    "prune": "sparsecc.pruner",
+    "prune_ratios": "sparsecc.pruner",
+    "register_rule": "sparsecc.axes.rules.registry",
+    "replay": "sparsecc.pruner",
     "sparsify": "sparsecc.sparsifier",
+    "to_torch": "sparsecc.torch.convert",
 }
 
 

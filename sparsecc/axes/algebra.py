@@ -6,6 +6,7 @@ arithmetic on spatial and batch axes costs nothing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,6 @@ from sparsecc.axes.dims import (
     freeze,
     frozen_reason,
     is_frozen,
-    mark_norm,
     occurs,
     size_of,
 )
@@ -55,11 +55,11 @@ def cut(axis: AxisExpr, points: Sequence[int]) -> list[list[AxisExpr]]:
     edges = [0, *points, size_of(axis)]
     if is_frozen(axis):
         why = frozen_reason(axis)
-        return [[fixed(b - a, why)] for a, b in zip(edges, edges[1:], strict=False)]
+        return [[fixed(b - a, why)] for a, b in itertools.pairwise(edges)]
     if len(axis) == 1:
         if axis[0].free:
             name = axis[0].name
-            parts = tuple((Dim(b - a, name),) for a, b in zip(edges, edges[1:], strict=False))
+            parts = tuple((Dim(b - a, name),) for a, b in itertools.pairwise(edges))
             axis[0].bind_sum(parts)
             return [[part] for part in parts]
         return _cut_sum(axis[0], points)
@@ -420,6 +420,3 @@ def select(axis: AxisExpr, indices: np.ndarray, where: str) -> AxisExpr:
         for number in range(first[start], last[end] + 1):
             terms.extend(pieces[number])
     return join(terms)
-
-
-__all__ = ["cut", "join", "mark_norm", "reshape", "segments", "select", "split", "unify"]

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.axes.context import AxisState, NodeFacts, OpContext, RuleError, free_axes
-from sparsecc.axes.dims import AxisExpr, Dim, UnificationError, fixed, freeze, size_of, terminals
+from sparsecc.axes.dims import AxisExpr, Dim, UnificationError, expand, fixed, freeze, size_of, terminals
 from sparsecc.axes.rules.registry import Zero, rule_for
 from sparsecc.axes.trace import Trace, trace
 from sparsecc.errors import Refusal, VerificationError
@@ -91,6 +91,10 @@ def analyse(model: ir.Model, inputs: Mapping[str, np.ndarray] | None = None) -> 
         for axes in [state.axes.get(value, ()), *state.sequences.get(value, [])]:
             for axis in axes:
                 freeze(axis, exit_)
+    for axis, why in state.scaled:
+        for root in expand(axis):
+            if root.terms is not None and any(dim.frozen for dim in terminals((root,))):
+                freeze((root,), why)
     return result
 
 
@@ -110,6 +114,7 @@ def _visit(node: ir.Node, state: AxisState, result: Analysis) -> None:
         result.uncovered[node] = why
         context.facts = NodeFacts()
         context.freeze_all(why)
+    context.freeze_unread()
     state.facts[node] = context.facts
     _check_sizes(node, state, context.where)
 

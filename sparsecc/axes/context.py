@@ -55,7 +55,7 @@ class AxisState:
         sequences: of the elements of each sequence value.
         facts: what the rules said, per node.
         pseudo: constants that are read as data: sliced like weights, but no parameters.
-        widened: for a value, axis expressions of size-1 axes that ops broadcast.
+        scaled: axes whose sizes are scaled at run time; sums with frozen parts among them must freeze.
     """
 
     trace: Trace
@@ -63,6 +63,7 @@ class AxisState:
     sequences: dict[ir.Value, list[Axes]] = field(default_factory=dict[ir.Value, "list[Axes]"])
     facts: dict[ir.Node, NodeFacts] = field(default_factory=dict[ir.Node, NodeFacts])
     pseudo: set[ir.Value] = field(default_factory=set[ir.Value])
+    scaled: list[tuple[AxisExpr, Refusal]] = field(default_factory=list[tuple[AxisExpr, Refusal]])
 
     def axes_of(self, value: ir.Value) -> Axes:
         """Axes of a value; a constant gets free dimensions when it is first read as data."""
@@ -91,6 +92,7 @@ class OpContext:
         self.node = node
         self.state = state
         self.facts = NodeFacts()
+        self._ignored: set[int] = set()
         self.where = f"{node.op_type} {node.name or node.outputs[0].name}"
 
     # inputs
@@ -130,24 +132,17 @@ class OpContext:
         return self.has(number) and self.value(number) in self.state.trace.dynamic
 
     def varying(self, number: int) -> np.ndarray:
-        """Which entries of a constant input depend on symbolic dimensions; none of an input that is not one."""
+        """Which entries of an input depend on symbolic dimensions; none of one that is no constant."""
         found = self.state.trace.dynamic.get(self.value(number))
         return np.zeros(1, bool) if found is None else found
 
-    def is_dynamic(self, number: int) -> bool:
-        """Whether an input is a constant that changes with the size of a symbolic dimension."""
-        return self.has(number) and self.value(number) in self.state.trace.dynamic
-
     def known(self, number: int) -> np.ndarray | None:
         """The array of an input whose numbers never change, be it a weight, or None."""
-        return self.constant(number) if self._is_stored(number) and not self.is_dynamic(number) else None
-
-    def _is_stored(self, number: int) -> bool:
-        value = self.value(number) if self.has(number) else None
-        return value is not None and (
-            value in self.state.trace.constants
-            or (value.const_value is not None and not value.is_graph_input())
-        )
+        if not self.has(number) or self.is_dynamic(number):
+            return None
+        value = self.value(number)
+        stored = value.const_value is not None and not value.is_graph_input()
+        return self.constant(number) if stored or value in self.state.trace.constants else None
 
     def constant(self, number: int) -> np.ndarray:
         """The array of an input that must be constant."""
@@ -168,6 +163,19 @@ class OpContext:
         if attribute is not None and attribute in self.node.attributes:
             return list(self.node.attributes[attribute].as_ints())
         return None
+
+    def ignore(self, number: int) -> None:
+        """Neither the sizes nor the entries of an input matter, so its axes may shrink."""
+        self._ignored.add(number)
+
+    def freeze_unread(self) -> None:
+        """Inputs that the rule has not read as data hold sizes, indices and the like: they stay whole."""
+        for number, value in enumerate(self.node.inputs):
+            if value is None or number in self.facts.data or number in self._ignored:
+                continue
+            if value not in self.state.trace.constants:
+                for axis in self.state.axes.get(value, ()):
+                    self.freeze(axis, f"{self.node.op_type} does not read it as data", "no-data")
 
     # attributes
 
@@ -234,6 +242,10 @@ class OpContext:
     def freeze(self, axis: AxisExpr, reason: str, code: str) -> None:
         """No index of an axis may go."""
         freeze(axis, Refusal(reason, self.where, code))
+
+    def keep_whole_sums(self, axis: AxisExpr, reason: str, code: str) -> None:
+        """The axis shrinks by a factor only: at the end, sums in it that are partly frozen freeze."""
+        self.state.scaled.append((axis, Refusal(reason, self.where, code)))
 
     def fixed(self, size: int, reason: str, code: str) -> AxisExpr:
         """A new frozen axis."""

@@ -18,6 +18,22 @@ class SetAttribute:
 
 
 @dataclass(frozen=True)
+class PinAttribute:
+    """A float attribute whose default is computed from an axis that shrinks, such as `scale` of Attention."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class PinInput:
+    """An integer input whose default is found from sizes, such as `axes` of Squeeze: say it outright."""
+
+    input: int
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class SetShape:
     """The constant input number `input` holds the sizes of the first output, as in Reshape and Expand."""
 
@@ -81,4 +97,15 @@ class Select:
     taken: tuple[tuple[int, np.ndarray], ...]
 
 
-Edit = SetAttribute | SetShape | SetSplit | SetSequenceSplit | SetRepeats | SetRows | SetIndices | Select
+Edit = (
+    SetAttribute
+    | PinAttribute
+    | PinInput
+    | SetShape
+    | SetSplit
+    | SetSequenceSplit
+    | SetRepeats
+    | SetRows
+    | SetIndices
+    | Select
+)

@@ -1,7 +1,7 @@
 """Is deleting an index the same as zeroing its parameters? Follows which slices may be non-zero all the same.
 
-Parameters are clean: at a removed index they are zero. f(0) != 0, or a bias along other axes, makes a value
-dirty along a dimension; a sum over a dimension along which no operand is clean tells apart zeroed and deleted.
+Parameters are clean: at a removed index they are zero. f(0) != 0, or a bias along other axes, makes a
+value dirty along a dimension; a sum along which no operand is clean tells zeroed from deleted.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class _Follower:
     ) -> Marks:
         match zero:
             case Zero.RECURRENT:
-                return set()
+                # Hidden units are the last axis; a sequence of the batch that is removed still meets biases.
+                return {(axis, dim) for axis, dim in full if axis != len(dims) - 1}
             case Zero.CONTRACTION:
                 return self._contraction(node, facts, dims, full)
             case Zero.NORM:

@@ -7,6 +7,8 @@ One group per free dimension of the axis analysis; dimensions of one index each 
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -246,7 +248,7 @@ def _make_groups(analysis: Analysis, costs: Costs) -> list[Group]:
     occurrences = analysis.occurrences()
     roles = Roles(analysis)
     families = _families(analysis, occurrences)
-    taken: set[str] = set()
+    names = _names([dims[0] for dims in families], roles, occurrences)
     found: list[Group] = []
     for dims in families:
         kind = roles.kind(dims[0])
@@ -257,7 +259,7 @@ def _make_groups(analysis: Analysis, costs: Costs) -> list[Group]:
             for value, axis in places
         )
         frozen = next((dim.frozen for dim in dims if dim.frozen), None)
-        name = _unique(_name(dims[0], kind, roles, frozen, axes), taken)
+        name = names[dims[0]]
         norms = tuple(sorted({norm for dim in dims for norm in dim.norms}))
         size = sum(dim.size for dim in dims)
         found.append(Group(name, kind, size, axes, costs.of(dims), norms, frozen, dims))
@@ -305,25 +307,55 @@ def _unit_terms(axis: AxisExpr) -> Iterator[list[Dim]]:
                 yield from _unit_terms(term)
 
 
-def _name(dim: Dim, kind: Kind, roles: Roles, frozen: Refusal | None, axes: tuple[GroupAxis, ...]) -> str:
-    """The scope that all parameters that make the dimension share, and what it is."""
-    if frozen is not None:
-        return f"{axes[0].parameter}.{axes[0].axis}"
-    makers = roles.producers.get(dim) or roles.consumers.get(dim) or [axes[0].parameter]
-    layers = list(dict.fromkeys(_layer(name) for name in makers))
-    shared = layers[0].split(".")
-    for layer in layers[1:]:
-        parts = layer.split(".")
-        length = 0
-        while length < min(len(shared), len(parts)) and shared[length] == parts[length]:
-            length += 1
-        shared = shared[:length]
-    return ".".join([*shared, kind.suffix])
+def _names(
+    dims: Sequence[Dim], roles: Roles, occurrences: Mapping[Dim, list[tuple[ir.Value, int]]]
+) -> dict[Dim, str]:
+    """Unique names: the scope that all layers which make a dimension share, and what it is.
+
+    Where there is no such scope or several dimensions would have the name, that of the first layer that
+    makes it takes the scope's place; parts of one axis are numbered after that.
+    """
+    wide: dict[Dim, str] = {}
+    narrow: dict[Dim, str] = {}
+    for dim in dims:
+        if dim.frozen is not None:
+            value, axis = occurrences[dim][0]
+            wide[dim] = narrow[dim] = f"{value.name}.{axis}"
+            continue
+        makers = roles.makers(dim) or [occurrences[dim][0][0].name or ""]
+        layers = [_layer(name) for name in makers]
+        narrow[dim] = f"{layers[0]}.{roles.suffix(dim)}"
+        scope = _shared_scope(layers)
+        wide[dim] = f"{scope}.{roles.suffix(dim)}" if scope else narrow[dim]
+    counts = Counter(wide.values())
+    found: dict[Dim, str] = {}
+    taken: set[str] = set()
+    for dim in dims:
+        found[dim] = _unique(wide[dim] if counts[wide[dim]] == 1 else narrow[dim], taken)
+    return found
+
+
+_LAST_WORD = re.compile(
+    r"[._/](weight|bias|kernel|scale|gamma|beta|running_mean|running_var|weight_[gv]|w|b|W|B)(_\d+)?$"
+)
+"""What exporters end the names of a layer's parameters with."""
 
 
 def _layer(parameter: str) -> str:
-    scope, dot, last = parameter.rpartition(".")
-    return scope if dot and last in ("weight", "bias", "running_mean", "running_var", "scale") else parameter
+    return _LAST_WORD.sub("", parameter)
+
+
+def _shared_scope(layers: Sequence[str]) -> str:
+    """`a.b.c` and `a.b.d` -> `a.b`; scopes end at dots and slashes."""
+    parts = [re.split(r"([./])", layer) for layer in layers]
+    shared: list[str] = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    if len(shared) < max(map(len, parts)) and shared and shared[-1] in "./":
+        shared.pop()
+    return "".join(shared)
 
 
 def _unique(name: str, taken: set[str]) -> str:

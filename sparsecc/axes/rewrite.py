@@ -16,6 +16,8 @@ from sparsecc.axes.analysis import Analysis
 from sparsecc.axes.dims import Dim, keep_mask
 from sparsecc.axes.edits import (
     Edit,
+    PinAttribute,
+    PinInput,
     Select,
     SetAttribute,
     SetIndices,
@@ -79,7 +81,7 @@ class Rewriter:
         }
 
     def normalizations(self) -> Kept:
-        """First output of each node whose statistics run over fewer entries -> what stays of its input's axes."""
+        """First output of each node whose statistics see fewer entries -> what stays of its input's axes."""
         result: Kept = {}
         for node, facts in self._analysis.facts.items():
             if facts.statistics:
@@ -149,7 +151,7 @@ class Rewriter:
         replace_constant(copy, taken(copy.const_value.numpy(), masks))
 
     def _slice_constant(self, original: ir.Node, copy: ir.Node) -> None:
-        """Inputs that are constants read as data get sliced copies; the constant itself may be a shape too."""
+        """Constants read as data get sliced copies, for they may be read as shapes elsewhere."""
         for number in self._analysis.facts[original].data:
             value = original.inputs[number]
             if value is None or value not in self._analysis.pseudo or not self._changed(value):
@@ -183,6 +185,10 @@ class Rewriter:
             case SetAttribute(name, axis):
                 count = int(keep_mask(axis, self._kept).sum())
                 copy.attributes[name] = ir.AttrInt64(name, count)
+            case PinAttribute(name, number):
+                copy.attributes[name] = ir.AttrFloat32(name, number)
+            case PinInput(number, numbers):
+                _set_input(copy, number, self._constant(f"{base}.pinned", list(numbers)))
             case SetShape(number):
                 self._set_shape(number, original, copy)
             case SetSplit(number, axis):
@@ -230,18 +236,49 @@ class Rewriter:
             array = np.where(patched, np.asarray(sizes, entries.dtype), entries)
             _set_input(copy, number, self._constant(f"{base}.shape", array))
             return
-        choice = ir.node(
-            "Where",
+        sizes_before = [mask.size for mask in masks]
+        factors = [np.gcd(after, before) for after, before in zip(sizes, sizes_before, strict=True)]
+        scaled = self._insert(
+            copy,
+            "Mul",
+            f"{base}.scaled",
             [
-                self._constant(f"{base}.pruned", patched),
-                self._constant(f"{base}.sizes", np.asarray(sizes, entries.dtype)),
                 self._values[source],
+                self._constant(f"{base}.after", np.asarray(sizes, entries.dtype) // factors),
             ],
         )
-        choice.outputs[0].name = fresh_name(self._names, f"{base}.shape")
-        choice.name = choice.outputs[0].name
-        self._graph.insert_before(copy, choice)
-        _set_input(copy, number, choice.outputs[0])
+        scaled = self._insert(
+            copy,
+            "Div",
+            f"{base}.divided",
+            [scaled, self._constant(f"{base}.before", np.asarray(sizes_before, entries.dtype) // factors)],
+        )
+        varying = self._analysis.trace.dynamic[source]
+        fixed_sizes = np.where(varying, 0, np.asarray(sizes, entries.dtype))
+        changed = self._insert(
+            copy,
+            "Where",
+            f"{base}.changed",
+            [
+                self._constant(f"{base}.varying", varying),
+                scaled,
+                self._constant(f"{base}.sizes", fixed_sizes),
+            ],
+        )
+        shape = self._insert(
+            copy,
+            "Where",
+            f"{base}.shape",
+            [self._constant(f"{base}.pruned", patched), changed, self._values[source]],
+        )
+        _set_input(copy, number, shape)
+
+    def _insert(self, before: ir.Node, op: str, name: str, inputs: list[ir.Value]) -> ir.Value:
+        """The output of a new node in front of another."""
+        node = ir.node(op, inputs)
+        node.outputs[0].name = node.name = fresh_name(self._names, name)
+        self._graph.insert_before(before, node)
+        return node.outputs[0]
 
     def _select(
         self, taken_axes: tuple[tuple[int, np.ndarray], ...], original: ir.Node, copy: ir.Node
@@ -264,13 +301,12 @@ class Rewriter:
             return
         current = copy.inputs[0]
         for axis, indices in new[:-1]:
-            gather = ir.node(
-                "Gather", [current, self._constant(f"{base}.indices", indices)], attributes={"axis": axis}
-            )
-            gather.outputs[0].name = fresh_name(self._names, f"{base}.part")
-            gather.name = gather.outputs[0].name
-            self._graph.insert_before(copy, gather)
-            current = gather.outputs[0]
+            assert current is not None
+            part = [current, self._constant(f"{base}.indices", indices)]
+            current = self._insert(copy, "Gather", f"{base}.part", part)
+            producer = current.producer()
+            assert producer is not None
+            producer.attributes["axis"] = ir.AttrInt64("axis", axis)
         axis, indices = new[-1]
         copy.op_type = "Gather"
         copy.resize_inputs(2)

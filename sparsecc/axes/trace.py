@@ -6,7 +6,7 @@ dimensions is run at two sizes: what differs between the runs is not constant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,9 @@ from sparsecc.ir.shapes import value_text
 SOURCES = ("Shape", "Size")
 """Ops whose output depends on the shape of the input only."""
 
-RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
 """Ops whose output is no constant although their inputs may be."""
 
 
@@ -58,32 +60,82 @@ def trace(model: ir.Model, inputs: Mapping[str, np.ndarray] | None = None) -> Tr
         UsageError: an input for which no array can be made up, or given arrays that do not fit.
         VerificationError: ONNX Runtime cannot run the model as it is.
     """
-    symbolic = any(not isinstance(dim, int) for value in model.graph.inputs for dim in value.shape or ())
-    arrays = dict(inputs) if inputs is not None else _example_inputs(model, 2)
-    names = {value.name for value in model.graph.inputs}
-    if inputs is not None and names != inputs.keys():
-        raise UsageError(
-            f"the model has the inputs {', '.join(sorted(map(str, names)))}, but arrays were given for "
-            f"{', '.join(sorted(inputs)) or 'none'}"
-        )
+    symbols = _symbols(model)
+    arrays = dict(inputs) if inputs is not None else random_inputs(model, dims=_sizes(symbols, 2))
+    _check_inputs(model, arrays)
     constant, sources = _constants(model)
     result = Trace(shape_sources=sources)
     for name, found in run_all_values(model, arrays, constant).items():
         if isinstance(found, list):
-            result.sequences[name] = [item if isinstance(item, tuple) else item.shape for item in found]
+            result.sequences[name] = found
         elif isinstance(found, tuple):
             result.shapes[name] = found
         else:
             result.shapes[name] = found.shape
             result.constants[name] = found
-    if symbolic and inputs is None:
-        _mark_dynamic(model, constant, result)
+    if symbols:
+        second = _second_inputs(model, symbols, arrays)
+        _mark_dynamic(model, second, constant, result)
     return result
 
 
-def _mark_dynamic(model: ir.Model, constant: set[ir.Value], result: Trace) -> None:
+def _check_inputs(model: ir.Model, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse arrays that are not what the graph inputs ask for."""
+    names = [value.name or "" for value in model.graph.inputs]
+    if set(names) != set(arrays):
+        raise UsageError(
+            f"the model has the inputs {', '.join(names) or 'none'}, but arrays were given for "
+            f"{', '.join(sorted(arrays)) or 'none'}"
+        )
+    for value in model.graph.inputs:
+        found = np.asarray(arrays[value.name or ""])
+        if value.shape is None or value.dtype is None:
+            continue
+        fits = len(value.shape) == found.ndim and all(
+            not isinstance(dim, int) or dim == size
+            for dim, size in zip(value.shape, found.shape, strict=True)
+        )
+        if not fits or found.dtype != value.dtype.numpy():
+            raise UsageError(
+                f"input {value.name} is {value_text(value)}, but an array {found.dtype}{list(found.shape)} "
+                f"was given"
+            )
+
+
+def _symbols(model: ir.Model) -> list[str]:
+    """Names of the symbolic dimensions of the inputs, in order."""
+    found: dict[str, None] = {}
+    for value in model.graph.inputs:
+        if value.shape is None:
+            raise UsageError(f"input {value.name} is {value_text(value)}; give its shape with --shape")
+        for dim in value.shape:
+            if isinstance(dim, ir.SymbolicDim):
+                found[str(dim.value)] = None
+    return list(found)
+
+
+def _sizes(symbols: Sequence[str], first: int) -> dict[str, int]:
+    """A size of its own for every symbol, so that none are equal by accident."""
+    return {symbol: first + 2 * number for number, symbol in enumerate(symbols)}
+
+
+def _second_inputs(
+    model: ir.Model, symbols: Sequence[str], arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Inputs in which every symbol is larger than in the first run by a number of its own."""
+    sizes: dict[str, int] = {}
+    for value in model.graph.inputs:
+        for dim, size in zip(value.shape or (), arrays[value.name or ""].shape, strict=True):
+            if isinstance(dim, ir.SymbolicDim):
+                sizes[str(dim.value)] = size + 1 + symbols.index(str(dim.value))
+    return random_inputs(model, dims=sizes)
+
+
+def _mark_dynamic(
+    model: ir.Model, inputs: Mapping[str, np.ndarray], constant: set[ir.Value], result: Trace
+) -> None:
     try:
-        second = run_all_values(model, _example_inputs(model, 3), constant)
+        second = run_all_values(model, inputs, constant)
     except VerificationError:
         # Sizes that are tied by arithmetic in the graph cannot be varied: all shape constants may move.
         for value, found in result.constants.items():
@@ -96,18 +148,6 @@ def _mark_dynamic(model: ir.Model, constant: set[ir.Value], result: Trace) -> No
             result.dynamic[value] = np.ones(found.shape, bool)
         elif not np.array_equal(found, other, equal_nan=found.dtype.kind == "f"):
             result.dynamic[value] = found != other
-
-
-def _example_inputs(model: ir.Model, first: int) -> dict[str, np.ndarray]:
-    """Seeded arrays in which every symbol has a size of its own."""
-    symbols: dict[str, int] = {}
-    for value in model.graph.inputs:
-        if value.shape is None:
-            raise UsageError(f"input {value.name} is {value_text(value)}; give its shape with --shape")
-        for dim in value.shape:
-            if isinstance(dim, ir.SymbolicDim):
-                symbols.setdefault(str(dim.value), first + 2 * len(symbols))
-    return random_inputs(model, dims=symbols)
 
 
 def _constants(model: ir.Model) -> tuple[set[ir.Value], dict[ir.Value, frozenset[ir.Value]]]:

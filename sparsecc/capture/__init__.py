@@ -26,6 +26,7 @@ def capture(
     example_inputs: object = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    foreign_ops: bool = False,
 ) -> ir.Model:
     """Turn a model into an `onnx_ir.Model` at the pinned opset, with shapes inferred and the graph verified.
 
@@ -38,6 +39,8 @@ def capture(
         example_inputs: for modules: a tensor, a sequence of positional or a mapping of keyword inputs.
         shapes: input name -> dims, fixes symbolic dimensions; a module without example inputs is traced with
             float32 zeros of these shapes.
+        foreign_ops: let ops of domains that ONNX does not define pass, as pruning can work around them; the
+            model must declare the shapes of their outputs.
 
     Raises:
         UsageError: arguments that do not fit the source.
@@ -47,7 +50,8 @@ def capture(
     """
     if example_inputs is not None and not _is_module(source):
         raise UsageError("example inputs are for PyTorch modules only; an ONNX model knows its inputs")
-    return normalize(_read(source, example_inputs, shapes), {} if shapes is None else shapes)
+    model = _read(source, example_inputs, shapes)
+    return normalize(model, {} if shapes is None else shapes, foreign_ops=foreign_ops)
 
 
 def _read(source: object, example_inputs: object, shapes: Mapping[str, Sequence[int]] | None) -> ir.Model:

@@ -29,8 +29,15 @@ HINTS = {
 }
 
 
-def normalize(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
+def normalize(
+    model: ir.Model, shapes: Mapping[str, Sequence[int]], *, foreign_ops: bool = False
+) -> ir.Model:
     """Bring a model into form; the argument may be changed and must not be used afterwards.
+
+    Args:
+        model: any ONNX graph.
+        shapes: input name -> dims.
+        foreign_ops: let ops of unknown domains pass.
 
     Raises:
         UsageError: shapes that do not fit the inputs.
@@ -40,7 +47,7 @@ def normalize(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
     """
     with _quiet_onnx():
         _inline(model)
-        _check_ops(model)
+        _check_ops(model, foreign_ops=foreign_ops)
         _check_sources(model)
         _sort(model)
         common_passes.RemoveInitializersFromInputsPass()(model)
@@ -51,12 +58,12 @@ def normalize(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
         model = _at_opset(model)
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name(model)
-        check(model)
+        check(model, foreign_ops=foreign_ops)
         if shapes:
             specialize_shapes(model, shapes)
         else:
             infer_shapes(model)
-        check(model)
+        check(model, foreign_ops=foreign_ops)
     return model
 
 
@@ -69,7 +76,7 @@ def _inline(model: ir.Model) -> None:
             raise CaptureError(f"the model's functions cannot be inlined: {first_line(error)}") from error
 
 
-def _check_ops(model: ir.Model) -> None:
+def _check_ops(model: ir.Model, *, foreign_ops: bool) -> None:
     for node in model.graph.all_nodes():
         if node.domain == "ai.onnx":
             node.domain = ""
@@ -78,7 +85,7 @@ def _check_ops(model: ir.Model) -> None:
                 raise UnsupportedOpError(
                     f"{node_text(node)} is no op of any ONNX opset; replace it or export the model again"
                 )
-        elif node.op_identifier() not in model.functions:
+        elif node.op_identifier() not in model.functions and not foreign_ops:
             hint = HINTS.get(node.domain, "replace it by ONNX ops or define it as a model-local function")
             raise UnsupportedOpError(f"{node_text(node)} is of the unknown domain {node.domain}; {hint}")
     if "ai.onnx" in model.opset_imports:

@@ -19,8 +19,8 @@ from typing import NoReturn
 
 from sparsecc.errors import SparseccError
 
-VERBS = ("capture", "sparsify", "compile", "run", "bench", "inspect", "targets", "passes")
-COMPILE_PACKAGES = ("tvm", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
+VERBS = ("capture", "groups", "sparsify", "compile", "run", "bench", "inspect", "targets", "passes")
+COMPILE_PACKAGES = ("tvm", "networkx", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
 BROKEN_PIPE = 141

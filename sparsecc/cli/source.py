@@ -44,7 +44,9 @@ def read_source(text: str) -> tuple[object, object]:
     return made, None
 
 
-def read_model(text: str, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
+def read_model(
+    text: str, shapes: Mapping[str, Sequence[int]], *, foreign_ops: bool = False
+) -> ir.Model:
     """Capture SOURCE.
 
     Raises:
@@ -53,7 +55,7 @@ def read_model(text: str, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
     from sparsecc.capture import capture
 
     source, inputs = read_source(text)
-    return capture(source, inputs, shapes=shapes)
+    return capture(source, inputs, shapes=shapes, foreign_ops=foreign_ops)
 
 
 def write_model(model: ir.Model, path: Path) -> int:

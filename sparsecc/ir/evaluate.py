@@ -157,7 +157,7 @@ def run_all_values(
             seen[value] = array.shape if array is not None else shape or ()
     for node in model.graph:
         for value in node.outputs:
-            result = found.get(value.name, feeds.get(value.name or ""))
+            result = found.get(value.name or "", feeds.get(value.name or ""))
             if isinstance(result, list):
                 seen[value] = [np.shape(item) for item in result]
             elif isinstance(result, np.ndarray):
@@ -168,9 +168,7 @@ def run_all_values(
 def _fed_as_zeros(model: ir.Model, proto: onnx.ModelProto) -> list[ir.Value]:
     """Weights that `proto` has as inputs, and outputs of unknown ops, which are taken out of `proto`."""
     given = {value.name for value in model.graph.inputs}
-    weights = [
-        model.graph.initializers[entry.name] for entry in proto.graph.input if entry.name not in given
-    ]
+    weights = [model.graph.initializers[entry.name] for entry in proto.graph.input if entry.name not in given]
     known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {
         function.domain for function in model.functions.values()
     }

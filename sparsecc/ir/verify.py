@@ -54,9 +54,17 @@ class Rule:
     reads_weights: bool = False
 
 
-def verify(model: ir.Model, static: bool = False) -> list[Violation]:
-    """All violations, in the order of `RULES`; with `static`, symbolic dimensions are violations too."""
+def verify(model: ir.Model, static: bool = False, *, foreign_ops: bool = False) -> list[Violation]:
+    """All violations, in the order of `RULES`.
+
+    Args:
+        model: not changed.
+        static: symbolic dimensions are violations too.
+        foreign_ops: ops of domains that nothing defines are none.
+    """
     rules = (*RULES, STATIC_RULE) if static else RULES
+    if foreign_ops:
+        rules = tuple(rule for rule in rules if rule.check is not _domains)
     found: list[Violation] = []
     for rule in rules:
         if not (rule.reads_weights and found):
@@ -64,18 +72,19 @@ def verify(model: ir.Model, static: bool = False) -> list[Violation]:
     return found
 
 
-def check(model: ir.Model, static: bool = False, after: str = "") -> None:
+def check(model: ir.Model, static: bool = False, after: str = "", *, foreign_ops: bool = False) -> None:
     """Raise on the first violation.
 
     Args:
         model: not changed.
         static: also demand static shapes.
         after: name of the pass that ran last, for the message.
+        foreign_ops: accept ops of domains that nothing defines.
 
     Raises:
         VerificationError: one sentence naming the rule's finding and how many more there are.
     """
-    found = verify(model, static)
+    found = verify(model, static, foreign_ops=foreign_ops)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         prefix = f"after {after}: " if after else ""
@@ -141,10 +150,14 @@ def _opset(model: ir.Model) -> Findings:
     if version is not None and version != OPSET:
         yield "", f"the model is at opset {version} instead of {OPSET}"
     for node in model.graph.all_nodes():
-        if node.domain in ("", "ai.onnx"):
-            if not onnx.defs.has(node.op_type):
-                yield node.name or "", f"{node_text(node)} is no op of ONNX opset {OPSET}"
-        elif node.domain != FUSED_DOMAIN and node.op_identifier() not in model.functions:
+        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type):
+            yield node.name or "", f"{node_text(node)} is no op of ONNX opset {OPSET}"
+
+
+def _domains(model: ir.Model) -> Findings:
+    for node in model.graph.all_nodes():
+        known = node.domain in ("", "ai.onnx", FUSED_DOMAIN) or node.op_identifier() in model.functions
+        if not known:
             yield node.name or "", f"{node_text(node)} is of an unknown domain"
 
 
@@ -232,7 +245,8 @@ def _static(model: ir.Model) -> Findings:
 RULES: tuple[Rule, ...] = (
     Rule("single-assignment", "every value has one name and one definition", _single_assignment),
     Rule("order", "nodes read only what is defined before them, so there are no cycles", _order),
-    Rule("opset", "one pinned opset, known ops only", _opset),
+    Rule("opset", "one pinned opset, ops of it only", _opset),
+    Rule("domains", "ops of other domains are defined by the model", _domains),
     Rule("data", "every initializer has data of its declared shape", _data),
     Rule("zero-size", "no dimension is of size zero", _zero_sizes),
     Rule("output-types", "every output declares its type", _output_types),

@@ -8,13 +8,7 @@ from string import Template
 
 from sparsecc.report.compile_report import CompileReport, LayerLine
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
+STYLE = """\
 :root { color-scheme: light dark; --fg: #1c2430; --soft: #5c6877; --line: #d9dee5; --bg: #ffffff;
   --card: #f4f6f9; --ours: #0f766e; --dense: #b4bcc8; --warn: #b45309; }
 @media (prefers-color-scheme: dark) { :root { --fg: #e6eaf0; --soft: #9aa6b5; --line: #333d4a; --bg: #12171e;
@@ -36,7 +30,17 @@ svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--fg); font: 11px system-ui, sans-serif; }
 .ours { fill: var(--ours); } .dense { fill: var(--dense); } .grid { stroke: var(--line); }
 .key { display: inline-block; width: .8rem; height: .8rem; border-radius: .15rem; margin: 0 .3rem 0 .9rem; }
-</style>
+"""
+"""Of all pages."""
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style</style>
 </head>
 <body>
 <h1>$title</h1>
@@ -72,6 +76,7 @@ def render_html(
         weights_bytes, arena_bytes: of the artifact.
     """
     return _PAGE.substitute(
+        style=STYLE,
         title=escape(f"{title}: compile report"),
         subtitle=escape(f"{signature} · target {report.target}"),
         cards=_cards(report, weights_bytes, arena_bytes),
@@ -79,14 +84,14 @@ def render_html(
         chart=_chart(report.layers) + _between(report),
         layers=_layers(report.layers),
         refusals=_refusals(report),
-        passes=_table(
+        passes=html_table(
             ("pass", "what it did", "#seconds"),
             (
                 (f"<code>{escape(p.spec)}</code>", escape("; ".join(p.notes)), f"{p.seconds:.3f}")
                 for p in report.passes
             ),
         ),
-        phases=_table(("phase", "#seconds"), ((escape(k), f"{v:.2f}") for k, v in report.phases.items())),
+        phases=html_table(("phase", "#seconds"), ((escape(k), f"{v:.2f}") for k, v in report.phases.items())),
     )
 
 
@@ -200,7 +205,7 @@ def _layers(layers: Sequence[LayerLine]) -> str:
         "#measured",
         "#dense",
     )
-    return _table(
+    return html_table(
         heads,
         (
             (
@@ -222,10 +227,10 @@ def _refusals(report: CompileReport) -> str:
     if not report.refusals:
         return '<p class="soft">No pass refused anything.</p>'
     rows = ((escape(r.where), escape(r.reason), f"<code>{escape(r.code)}</code>") for r in report.refusals)
-    return f'<div class="scroll">{_table(("where", "why", "code"), rows)}</div>'
+    return f'<div class="scroll">{html_table(("where", "why", "code"), rows)}</div>'
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are HTML already; heads that start with # are of number columns."""
     classes = [' class="number"' if head.startswith("#") else "" for head in heads]
     head = "".join(f"<th{c}>{escape(h.removeprefix('#'))}</th>" for c, h in zip(classes, heads, strict=True))

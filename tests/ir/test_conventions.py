@@ -205,7 +205,7 @@ BROKEN = [
     (lost_output, "order", "lost is not computed"),
     (old_opset, "opset", "opset 17 instead of 23"),
     (unknown_op, "opset", "Reluu node .* is no op"),
-    (unknown_domain, "opset", "unknown domain"),
+    (unknown_domain, "domains", "unknown domain"),
     (without_data, "data", "w has no data"),
     (wrong_shape, "data", "another shape"),
     (zero_size, "zero-size", "x has a dimension of size zero"),

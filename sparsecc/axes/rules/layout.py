@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsecc.axes.algebra import cut, join
-from sparsecc.axes.context import OpContext
+from sparsecc.axes.context import OpContext, RuleError
 from sparsecc.axes.dims import AxisExpr, Dim, expand, size_of
-from sparsecc.axes.edits import SetRepeats, SetShape, SetSplit
+from sparsecc.axes.edits import PinInput, SetRepeats, SetShape, SetSplit
 from sparsecc.axes.rules.registry import Zero, rule
 
 
@@ -25,17 +25,24 @@ def reshape(node: OpContext) -> None:
     axes = node.reshape(node.axes(0), node.out_shape())
     node.set(0, axes)
     if node.node.op_type == "Reshape":
+        require_shape(node)
         node.edit(SetShape(1))
         freeze_varying(node, axes)
 
 
+def require_shape(node: OpContext) -> None:
+    """A shape that data decides cannot be rewritten."""
+    if node.known(1) is None and not node.is_dynamic(1):
+        raise RuleError("its shape is computed from data")
+
+
 def freeze_varying(node: OpContext, axes: Sequence[AxisExpr]) -> None:
-    """An entry of a shape that counts a symbolic dimension times others cannot be rewritten as a number."""
+    """An entry that counts a symbolic dimension is scaled, which a sum with frozen parts does not allow."""
     if node.is_dynamic(1):
         entries = node.state.trace.constants[node.value(1)]
         for axis, varies, entry in zip(axes, node.varying(1), entries, strict=False):
             if varies and entry != -1:
-                node.freeze(axis, "its size is computed from a symbolic dimension", "symbolic")
+                node.keep_whole_sums(axis, "its size is computed from a symbolic dimension", "symbolic")
 
 
 @rule("Squeeze", "X[*s,1,*t] -> Y[*s,*t]", Zero.LAYOUT)
@@ -50,6 +57,10 @@ def squeeze(node: OpContext) -> None:
     )
     for number in gone:
         node.freeze(axes[number], "a slice of one index is squeezed", "unit-squeezed")
+    if listed is None:
+        if not gone:
+            raise RuleError("it would squeeze any axis that shrinks to one index")
+        node.edit(PinInput(1, tuple(gone)))
     node.set(0, [axis for number, axis in enumerate(axes) if number not in gone])
 
 
@@ -65,10 +76,11 @@ def unsqueeze(node: OpContext) -> None:
 @rule("Expand", "X[*s] shape -> Y[*b,*s]", Zero.LAYOUT)
 def expand_shape(node: OpContext) -> None:
     """A repeated axis is a new dimension: queries per key-value head, for instance."""
+    require_shape(node)
     axes = node.broadcast([node.axes(0)], node.out_shape())
     node.set(0, axes)
     node.edit(SetShape(1))
-    if len(axes) == len(node.shape(1)) or not node.is_dynamic(1):
+    if not node.is_dynamic(1) or len(axes) == node.shape(1)[0]:
         freeze_varying(node, axes)
     else:
         for axis in axes:

@@ -11,18 +11,29 @@ from sparsecc.axes.rules.registry import Zero, rule
 @rule("Conv", "X[n,(g i),*s!] W[(g o),i,*k!] B[(g o)] -> Y[n,(g o),*t!]", Zero.CONTRACTION)
 def conv(node: OpContext) -> None:
     """Groups split the channels into equal parts whose counts stay equal."""
-    data, weight = node.axes(0), node.axes(1)
+    convolve(node, 0, 1, 2)
+
+
+def convolve(node: OpContext, data_input: int, weight_input: int, bias_input: int | None) -> AxisExpr:
+    """The axes of a convolution by the numbers of its inputs; returns the output channels."""
+    data, weight = node.axes(data_input), node.axes(weight_input)
     group = node.int("group", 1)
     channels = weight[1]
     if group > 1:
-        groups, _ = node.reshape([weight[0]], [group, node.shape(1)[0] // group])
+        groups, _ = node.reshape([weight[0]], [group, node.shape(weight_input)[0] // group])
         channels = groups + weight[1]
         node.edit(SetAttribute("group", groups))
     node.unify(data[1], channels)
-    if node.has(2):
-        node.unify(node.axes(2)[0], weight[0])
-    node.contract((0, 1), (1, 1))
-    _finish_conv(node, weight[0], weight[1])
+    if bias_input is not None and node.has(bias_input):
+        node.unify(node.axes(bias_input)[0], weight[0])
+    node.contract((data_input, 1), (weight_input, 1))
+    for axis in data[2:] + weight[2:]:
+        node.freeze(axis, *_SPATIAL)
+    spatial = [node.fixed(size, *_SPATIAL) for size in node.out_shape()[2:]]
+    outer = expand(weight[0])
+    node.set(0, [data[0], outer, *spatial])
+    node.work(data[0], outer, weight[1], *spatial, *weight[2:])
+    return outer
 
 
 @rule("ConvTranspose", "X[n,(g i),*s!] W[(g i),o,*k!] B[(g o)] -> Y[n,(g o),*t!]", Zero.CONTRACTION)
@@ -39,27 +50,51 @@ def conv_transpose(node: OpContext) -> None:
     if node.has(2):
         node.unify(node.axes(2)[0], outer)
     node.contract((0, 1), (1, 0))
-    _finish_conv(node, outer, inner)
-
-
-def _finish_conv(node: OpContext, channels: AxisExpr, contracted: AxisExpr) -> None:
-    data, weight = node.axes(0), node.axes(1)
     for axis in data[2:] + weight[2:]:
-        node.freeze(axis, "it is a spatial axis", "spatial")
-    spatial = [node.fixed(size, "it is a spatial axis", "spatial") for size in node.out_shape()[2:]]
-    axes = [data[0], expand(channels), *spatial]
-    node.set(0, axes)
-    # The sliding window covers each output once in Conv, each input once in ConvTranspose.
-    moving = spatial if node.node.op_type == "Conv" else data[2:]
-    node.work(data[0], channels, contracted, *moving, *weight[2:])
+        node.freeze(axis, *_SPATIAL)
+    spatial = [node.fixed(size, *_SPATIAL) for size in node.out_shape()[2:]]
+    node.set(0, [data[0], expand(outer), *spatial])
+    # The window slides over the output in Conv, over the input here.
+    node.work(data[0], outer, inner, *data[2:], *weight[2:])
+
+
+_SPATIAL = ("it is a spatial axis", "spatial")
+
+
+@rule(
+    "DeformConv",
+    "X[n,(g i),*s!] W[(g o),i,*k!] offset[n,*p!] B[(g o)] mask[n,*p!] -> Y[n,(g o),*t!]",
+    Zero.CONTRACTION,
+)
+def deform_conv(node: OpContext) -> None:
+    """As Conv; channels that share offsets are consecutive, and all such parts stay.
+
+    Follows ONNX DeformConv-22.
+    """
+    parts = node.int("offset_group", 1)
+    if parts > 1:
+        first, _ = node.reshape([node.axes(0)[1]], [parts, node.shape(0)[1] // parts])
+        node.freeze(first, "it counts groups of offsets", "offset-group")
+    convolve(node, 0, 1, 3)
+    for number in (2, 4):
+        if node.has(number):
+            own = node.axes(number)
+            node.unify(node.axes(0)[0], own[0])
+            for axis in own[1:]:
+                node.freeze(axis, "it holds offsets of positions", "spatial")
 
 
 @rule("MatMul", "A[*b,m,k] B[*b,k,n] -> Y[*b,m,n]", Zero.CONTRACTION)
 def matmul(node: OpContext) -> None:
     """Batch axes broadcast; a vector operand has no m or no n."""
-    left, right = node.axes(0), node.axes(1)
+    multiply(node, 0, 1)
+
+
+def multiply(node: OpContext, left_input: int, right_input: int) -> None:
+    """The axes of a matrix product by the numbers of its inputs."""
+    left, right = node.axes(left_input), node.axes(right_input)
     row, column = len(left) == 1, len(right) == 1
-    node.contract((0, len(left) - 1), (1, max(len(right) - 2, 0)))
+    node.contract((left_input, len(left) - 1), (right_input, max(len(right) - 2, 0)))
     if row:
         left = ((), *left)
     if column:
@@ -122,8 +157,7 @@ def einsum_terms(node: OpContext) -> tuple[list[str], str]:
         hidden = len(node.axes(number)) - len(term.replace("...", ""))
         if "..." in term:
             longest = max(longest, hidden)
-            term = term.replace("...", "0123456789"[10 - hidden :] if hidden else "")
-        full.append(term)
+        full.append(term.replace("...", "0123456789"[10 - hidden :] if hidden else ""))
     if not arrow:
         joined = left.replace(",", "").replace(".", "")
         right = ("..." if "..." in left else "") + "".join(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsecc.axes.context import OpContext
+from sparsecc.axes.context import OpContext, RuleError
 from sparsecc.axes.edits import SetAttribute
 from sparsecc.axes.rules.registry import Zero, rule
 
@@ -11,13 +11,11 @@ from sparsecc.axes.rules.registry import Zero, rule
 def batch_normalization(node: OpContext) -> None:
     """Inference: the statistics are parameters."""
     axes = node.axes(0)
+    if len(axes) < 2 or node.int("training_mode", 0):
+        raise RuleError("only inference on data with a channel axis is covered")
     for number in range(1, 5):
         node.unify(axes[1], node.axes(number)[0])
     node.set(0, axes)
-    for number in range(1, len(node.node.outputs)):
-        node.set(
-            number, [node.fixed(size, "it is a statistic", "statistic") for size in node.out_shape(number)]
-        )
 
 
 @rule("InstanceNormalization", "X[n,c,*s~] scale[c] B[c] -> Y[n,c,*s~]", Zero.NORM)
@@ -34,19 +32,27 @@ def instance_normalization(node: OpContext) -> None:
 def group_normalization(node: OpContext) -> None:
     """Statistics over the channels of a group and the spatial axes."""
     axes = node.axes(0)
-    for number in (1, 2):
-        node.unify(axes[1], node.axes(number)[0])
     count = node.int("num_groups", 1)
     groups, _ = node.reshape([axes[1]], [count, node.shape(0)[1] // count])
+    for number in (1, 2):
+        # Before opset 21 scale and shift were per group.
+        per_group = node.shape(number)[0] == count
+        node.unify(groups if per_group else axes[1], node.axes(number)[0])
     node.edit(SetAttribute("num_groups", groups))
     node.statistics(range(1, len(axes)))
     node.set(0, axes)
 
 
-@rule("LayerNormalization RMSNormalization", "X[*b,*c~] scale[*c] B[*c] -> Y[*b,*c]", Zero.NORM)
-@rule("SimplifiedLayerNormalization", "X[*b,*c~] scale[*c] -> Y[*b,*c]", Zero.NORM, domain="com.microsoft")
+@rule(
+    "LayerNormalization RMSNormalization SimplifiedLayerNormalization",
+    "X[*b,*c~] scale[*c] B[*c] -> Y[*b,*c]",
+    Zero.NORM,
+)
 def layer_normalization(node: OpContext) -> None:
-    """Statistics over all axes from `axis` on; scale and bias broadcast to them."""
+    """Statistics over all axes from `axis` on; scale and bias broadcast to them.
+
+    SimplifiedLayerNormalization is ONNX Runtime's name of RMSNormalization, in ONNX's own domain.
+    """
     axes = node.axes(0)
     first = node.int("axis", -1) % len(axes)
     for number in range(1, len(node.node.inputs)):
@@ -56,10 +62,11 @@ def layer_normalization(node: OpContext) -> None:
             node.broadcast([axes[start:], own], node.shape(0)[start:])
     node.statistics(range(first, len(axes)))
     node.set(0, axes)
-    for number in range(1, len(node.node.outputs)):
-        node.set(
-            number, [node.fixed(size, "it is a statistic", "statistic") for size in node.out_shape(number)]
-        )
+    for number in (1, 2):
+        if node.gives(number):
+            for axis in axes[:first]:
+                node.freeze(axis, "its statistics are an output", "statistic")
+            node.set(number, [*axes[:first], *[()] * (len(axes) - first)])
 
 
 @rule("LpNormalization", "X[*b,c~] -> Y[*b,c]", Zero.NORM)

@@ -46,7 +46,8 @@ def reduce_mean(node: OpContext) -> None:
     drop(node, gone)
 
 
-@rule("ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp", "X[*b,*r!] -> Y[*b]", Zero.LAYOUT)
+@rule("ReduceMax ReduceMin ReduceProd", "X[*b,*r!] -> Y[*b]", Zero.LAYOUT)
+@rule("ReduceLogSum ReduceLogSumExp", "X[*b,*r!] -> Y[*b]", Zero.LOST)
 def reduce_hard(node: OpContext) -> None:
     """A removed entry could have been the largest."""
     gone = reduced_axes(node)
@@ -70,6 +71,8 @@ def cumulative(node: OpContext) -> None:
     axis = int(node.constant(1).reshape(-1)[0]) % len(axes)
     node.freeze(axes[axis], f"{node.node.op_type} runs along it", "cumulative")
     node.set(0, axes)
+    if node.node.op_type == "CumProd" and node.int("exclusive", 0):
+        node.facts.zero = Zero.LOST
 
 
 @rule("TopK", "X[*b,c!] k[] -> V[*b,k!] I[*b,k!]", Zero.LOST)

@@ -7,6 +7,7 @@ A pattern names axes as einops does: `X[n,(g i),*s] W[(g o),i,*k] -> Y[n,(g o),*
 from __future__ import annotations
 
 import enum
+import functools
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ FAMILIES = (
     "sequences",
     "recurrent",
     "attention",
+    "quantization",
     "generators",
 )
 """Modules of this package that hold rows."""
@@ -109,8 +111,11 @@ def register_rule(op: str, pattern: str, zero: str = "lost") -> None:
     Args:
         op: `domain::Op`.
         pattern: inputs and outputs with the names of their axes, such as
-            `x[n,c,*s] scale[c] -> y[n,c,*s]`: equal names are the same axis, `name!` keeps all its indices,
-            `*s` is any number of axes, `1` an axis of size one. An axis that only an output has is kept.
+            `x[n,(g i),*s] w[(g o),i] bias[(g o)] -> y[n,(g o),*s]`. Equal names are the same axis, treated
+            index by index; `(g i)` is a row-major product, `*s` any number of axes, `1` an axis of size one,
+            `k[]` a single number. `name!` keeps all its indices; `name~` is an axis of the first input over
+            which statistics run. Trailing inputs may be missing. What only an output has is kept, and so is
+            what only inputs have, unless `zero` is contraction, reduction or statistic.
         zero: what the op makes of slices that are zero: a name of `Zero` in lower case. "lost" is always
             safe; "keeps" says that zeros in the first input are zeros in the output.
 
@@ -122,15 +127,17 @@ def register_rule(op: str, pattern: str, zero: str = "lost") -> None:
     domain, found, name = op.partition("::")
     if not found or not domain or not name:
         raise UsageError(f"expected an op as domain::Name, not {op!r}")
-    if zero.upper() not in Zero.__members__:
-        names = ", ".join(name.lower() for name in Zero.__members__)
+    allowed = [name.lower() for name in Zero.__members__ if name != "RECURRENT"]
+    if zero not in allowed:
+        names = ", ".join(allowed)
         raise UsageError(f"there is no zero behaviour {zero!r}; there are {names}")
     _load()
     _RULES[domain, name] = OpRule(
-        domain, name, pattern, Zero[zero.upper()], "user", axes_from_pattern(pattern)
+        domain, name, pattern, Zero[zero.upper()], "user", axes_from_pattern(pattern, Zero[zero.upper()])
     )
 
 
+@functools.cache
 def _load() -> None:
     for family in FAMILIES:
         importlib.import_module(f"sparsecc.axes.rules.{family}")

@@ -50,6 +50,20 @@ def sequence_insert(node: OpContext) -> None:
     node.set_sequence(0, elements)
 
 
+@rule("SequenceErase", "[A, B, ...] -> [B, ...]", Zero.LAYOUT)
+def sequence_erase(node: OpContext) -> None:
+    """One element less, the last unless a constant says which."""
+    elements = list(node.elements(0))
+    elements.pop(int(node.constant(1).reshape(-1)[0]) if node.has(1) else -1)
+    node.set_sequence(0, elements)
+
+
+@rule("SequenceLength", "[A, ...] -> n[]", Zero.LOST)
+def sequence_length(node: OpContext) -> None:
+    """Reads no entry."""
+    node.set(0, ())
+
+
 @rule("SequenceEmpty", "-> []", Zero.LAYOUT)
 def sequence_empty(node: OpContext) -> None:
     """No elements."""

@@ -1,0 +1,423 @@
+"""One network through structural pruning without a hint, and through the oracle that judges it.
+
+Everything here is measured on the graph: what the analysis may prune, whether what it prunes is exact, and
+whether a group holds a slice that it does not need.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+
+from sparsecc.axes.dims import AxisExpr, Dim, expand, keep_mask, kept_size, size_of, terminals
+from sparsecc.axes.groups import Group, GroupAxis, Groups, groups
+from sparsecc.axes.kinds import Roles
+from sparsecc.axes.rewrite import taken
+from sparsecc.oracle import OracleResult, check
+from sparsecc.passes.prune_plan import prune_with
+
+TOLERANCE = 1e-4
+"""Largest difference of pruned and masked in fp32, relative to the largest output."""
+
+TOLERANCE_FP64 = 1e-10
+HARMLESS = 1e-6
+"""A change of the outputs below this share of them cannot be told from rounding."""
+
+ATTEMPTS = 30
+Kept = dict[Dim, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the oracle says of one pruning.
+
+    Attributes:
+        seed: of the removed indices, the inputs and the enlarged weights.
+        group: name of the only group pruned; empty where all are.
+        difference: largest |pruned - masked| relative to the largest |masked|; infinite where none exists.
+        moved: how far masking moves the outputs, likewise.
+        taken: every weight is exactly the planned slice of the original's.
+        problems: sentences.
+    """
+
+    seed: int
+    group: str
+    difference: float
+    moved: float
+    taken: bool
+    problems: tuple[str, ...]
+
+    def exact(self, tolerance: float = TOLERANCE) -> bool:
+        """Whether pruned equals masked."""
+        return self.taken and not self.problems and self.difference <= tolerance
+
+
+@dataclass(frozen=True)
+class Minimality:
+    """What happens when one slice of a group stays whole while the others lose their indices.
+
+    Attributes:
+        tried: number of slices.
+        unrunnable: how many no longer fit the other tensors.
+        different: how many change an output by more than `HARMLESS`.
+        harmless: the rest, as `group: parameter.axis`.
+    """
+
+    tried: int = 0
+    unrunnable: int = 0
+    different: int = 0
+    harmless: tuple[str, ...] = ()
+
+    def __add__(self, other: Minimality) -> Minimality:
+        """Counts of both."""
+        return Minimality(
+            self.tried + other.tried,
+            self.unrunnable + other.unrunnable,
+            self.different + other.different,
+            tuple(dict.fromkeys((*self.harmless, *other.harmless))),
+        )
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One network's line of the table.
+
+    Attributes:
+        nodes: of the captured graph.
+        parameters: number of them, in axes that the analysis knows.
+        groups: names of those that can be pruned.
+        share: of the parameters that lie in slices of these groups.
+        inner_share: the same without embedding tables, input and output layers; None if nothing is left.
+        outside: names of the parameters left out of `inner_share`.
+        frozen: reasons -> number of groups that cannot be pruned because of it.
+        seconds: of the analysis.
+        together: half of every group removed at once, fp32, by seed.
+        double: the same in fp64, or None where ONNX's evaluator cannot run the network.
+        no_double: why it cannot.
+        alone: each group by itself, fp32.
+        minimality: summed over the seeds.
+    """
+
+    nodes: int
+    parameters: int
+    groups: tuple[str, ...]
+    share: float
+    inner_share: float | None
+    outside: tuple[str, ...]
+    frozen: dict[str, int]
+    seconds: float
+    together: tuple[Verdict, ...] = ()
+    double: Verdict | None = None
+    no_double: str = ""
+    alone: tuple[Verdict, ...] = ()
+    minimality: Minimality = field(default_factory=Minimality)
+
+    @property
+    def runs(self) -> bool:
+        """Whether every network with half of all groups removed runs."""
+        return all(math.isfinite(verdict.difference) for verdict in self.together)
+
+    @property
+    def proved(self) -> bool:
+        """Whether something was pruned and all of it equals masking."""
+        verdicts = [*self.together, *self.alone]
+        double = self.double is None or self.double.exact(TOLERANCE_FP64)
+        return bool(self.together) and double and all(verdict.exact() for verdict in verdicts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the results file."""
+        return asdict(self)
+
+
+def cover(
+    model: ir.Model,
+    inputs: Callable[[int], Mapping[str, np.ndarray]],
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    thorough: bool = True,
+) -> Coverage:
+    """Measure one network.
+
+    Args:
+        model: as `sparsecc.capture` gives it.
+        inputs: arrays for all graph inputs, by seed.
+        seeds: of removed indices, inputs and weights; groups are tried one by one with the first.
+        thorough: False leaves out fp64, groups one by one and minimality.
+
+    Raises:
+        SparseccError: the model cannot be analysed or rewritten.
+    """
+    start = time.perf_counter()
+    found = groups(model, inputs(seeds[0]))
+    seconds = time.perf_counter() - start
+    share, outside = shares(found)
+    line = Coverage(
+        nodes=len(model.graph),
+        parameters=sum(math.prod(found.analysis.trace.shapes[value]) for value in found.analysis.parameters),
+        groups=tuple(group.name for group in found.prunable),
+        share=found.prunable_share,
+        inner_share=share,
+        outside=outside,
+        frozen=dict(Counter(f"{g.frozen.code}: {g.frozen.reason}" for g in found if g.frozen is not None)),
+        seconds=seconds,
+    )
+    if not found.prunable:
+        return line
+    original = ir.to_proto(model)
+    together = tuple(
+        verdict
+        for seed in seeds
+        if (verdict := judged(found, original, halves(found, seed), inputs(seed), seed)) is not None
+    )
+    line = replace(line, together=together)
+    if not thorough or not together:
+        return line
+    alone = tuple(
+        replace(verdict, group=group.name)
+        for number, group in enumerate(found.prunable)
+        if (kept := half(found, group, seeds[number % len(seeds)])) is not None
+        and (verdict := judged(found, original, kept, inputs(seeds[0]), seeds[number % len(seeds)]))
+    )
+    double = judged(found, original, halves(found, seeds[0]), inputs(seeds[0]), seeds[0], "float64")
+    line = replace(line, alone=alone, double=double)
+    if double is not None and any("reference evaluator" in problem for problem in double.problems):
+        line = replace(line, double=None, no_double="; ".join(double.problems))
+    total = Minimality()
+    for seed in seeds:
+        total += minimality(found, halves(found, seed), inputs(seed))
+    return replace(line, minimality=total)
+
+
+def halves(found: Groups, seed: int) -> Kept:
+    """Masks that keep a random half of every prunable group, at least one of its indices.
+
+    Groups whose share of a sum could leave an axis empty are drawn anew; if that does not help, they are
+    left whole.
+    """
+    generator = np.random.default_rng(seed)
+    kept: Kept = {}
+    for group in found.prunable:
+        for _ in range(ATTEMPTS):
+            mask = np.zeros(group.size, bool)
+            mask[generator.permutation(group.size)[: max(1, group.size // 2)]] = True
+            trial = {**kept, **group.mask_of(mask)}
+            if _none_empty(found, trial):
+                kept = trial
+                break
+    return {dim: mask for dim, mask in kept.items() if not mask.all()}
+
+
+def half(found: Groups, group: Group, seed: int) -> Kept | None:
+    """Masks that keep a random half of one group; None where all of it must stay."""
+    generator = np.random.default_rng(seed)
+    for _ in range(ATTEMPTS):
+        mask = np.zeros(group.size, bool)
+        mask[generator.permutation(group.size)[: group.size // 2]] = True
+        kept = group.mask_of(mask)
+        if _none_empty(found, kept):
+            return kept
+    return None
+
+
+def _none_empty(found: Groups, kept: Kept) -> bool:
+    return all(keep_mask(axis, kept).any() for axes in found.analysis.axes.values() for axis in axes)
+
+
+def judged(
+    found: Groups,
+    original: onnx.ModelProto,
+    kept: Kept,
+    inputs: Mapping[str, np.ndarray],
+    seed: int,
+    precision: Any = "float32",
+) -> Verdict | None:
+    """The oracle's verdict on one pruning; None if it removes nothing."""
+    if all(mask.all() for mask in kept.values()):
+        return None
+    pruned, plan = prune_with(found, kept)
+    result = check(original, ir.to_proto(pruned), plan.to_json(), inputs, seed=seed, precision=precision)
+    return verdict_of(result, seed)
+
+
+def verdict_of(result: OracleResult, seed: int) -> Verdict:
+    """The parts of an oracle's result that the table needs."""
+    return Verdict(seed, "", result.difference, result.moved, result.taken, result.problems)
+
+
+def shares(found: Groups) -> tuple[float | None, tuple[str, ...]]:
+    """Share of the parameters in slices of prunable groups, without what every network must keep.
+
+    Left out are embedding tables (looked up by indices that depend on the data), the parameters of the
+    nodes that read a graph input, and those whose own output axis is an axis of a graph output.
+
+    Returns:
+        The share, None if no parameter remains, and the names of those that were left out.
+    """
+    analysis = found.analysis
+    outside = {value.name or "" for value in (*_tables(found), *_first_readers(found))}
+    producers = Roles(analysis).producers
+    for dim in analysis.occurrences():
+        if dim.frozen is not None and dim.frozen.code == "graph-output":
+            outside.update(producers.get(dim, ()))
+    total = covered = 0.0
+    for value in analysis.parameters:
+        if value.name not in outside:
+            size = math.prod(analysis.trace.shapes[value])
+            stays = math.prod(_frozen_size(axis) / max(size_of(expand(axis)), 1) for axis in analysis.axes[value])
+            total += size
+            covered += size * (1 - stays)
+    return (covered / total if total else None), tuple(sorted(outside))
+
+
+def _frozen_size(axis: AxisExpr) -> int:
+    return kept_size(axis, {dim: 0 for dim in terminals(axis) if not dim.frozen})
+
+
+def _tables(found: Groups) -> Iterator[ir.Value]:
+    sources = _sources(found)
+    for node in found.model.graph:
+        if node.op_type in ("Gather", "GatherND", "GatherElements"):
+            indices = node.inputs[1]
+            if indices is not None and indices not in found.analysis.trace.constants:
+                table = node.inputs[0]
+                if table is not None and not sources[table][0]:
+                    yield from sources[table][1]
+
+
+def _first_readers(found: Groups) -> Iterator[ir.Value]:
+    """Parameters that meet, in one node, values which depend on a graph input and on no parameter."""
+    sources = _sources(found)
+    for node in found.model.graph:
+        operands = [sources[value] for value in node.inputs if value is not None and value in sources]
+        if any(reads_input and not weights for reads_input, weights in operands):
+            for reads_input, weights in operands:
+                if not reads_input:
+                    yield from weights
+
+
+def _sources(found: Groups) -> dict[ir.Value, tuple[bool, frozenset[ir.Value]]]:
+    """Whether each value depends on a graph input, and the parameters that it depends on."""
+    graph = found.model.graph
+    parameters = set(found.analysis.parameters)
+    result: dict[ir.Value, tuple[bool, frozenset[ir.Value]]] = {}
+    for value in graph.initializers.values():
+        result[value] = (False, frozenset({value} & parameters))
+    for value in graph.inputs:
+        result[value] = (True, frozenset())
+    for node in graph:
+        operands = [result[value] for value in node.inputs if value is not None and value in result]
+        reads_input = any(operand[0] for operand in operands)
+        weights = frozenset[ir.Value]().union(*(operand[1] for operand in operands))
+        result.update(dict.fromkeys(node.outputs, (reads_input, weights)))
+    return result
+
+
+def minimality(found: Groups, kept: Kept, inputs: Mapping[str, np.ndarray]) -> Minimality:
+    """Leave each slice of each group whole in turn, all else pruned by `kept`, and look at the outputs.
+
+    Weights become inputs of the graph without sizes, so that one session tries all of them.
+
+    Args:
+        found: groups of the model.
+        kept: masks of the groups that lose indices.
+        inputs: arrays for all graph inputs.
+    """
+    pruned, _ = prune_with(found, kept)
+    proto = ir.to_proto(pruned)
+    present = {tensor.name for tensor in proto.graph.initializer}
+    weights = {value.name or "": value for value in found.analysis.parameters if value.name in present}
+    arrays = {name: _array(value) for name, value in weights.items()}
+    feeds = {name: taken(array, _masks(found, weights[name], kept)) for name, array in arrays.items()}
+    session = _session(_without_sizes(proto, feeds))
+    base = session.run(None, {**inputs, **feeds})
+    result = Minimality()
+    for group, axis in _slices(found, kept):
+        if axis.parameter not in feeds:
+            continue
+        without = {dim: mask for dim, mask in kept.items() if dim not in group.dims}
+        value = weights[axis.parameter]
+        masks = _masks(found, value, kept)
+        masks[axis.axis] = keep_mask(found.analysis.axes[value][axis.axis], without)
+        whole = taken(arrays[axis.parameter], masks)
+        try:
+            outputs = session.run(None, {**inputs, **feeds, axis.parameter: whole})
+        except RUNTIME_ERRORS:
+            result += Minimality(1, unrunnable=1)
+            continue
+        if [np.shape(a) for a in outputs] != [np.shape(a) for a in base]:
+            result += Minimality(1, unrunnable=1)
+        elif _change(outputs, base) > HARMLESS:
+            result += Minimality(1, different=1)
+        else:
+            result += Minimality(1, harmless=(f"{group.name}: {axis.parameter}.{axis.axis}",))
+    return result
+
+
+def _slices(found: Groups, kept: Kept) -> Iterator[tuple[Group, GroupAxis]]:
+    for group in found.prunable:
+        if any(dim in kept for dim in group.dims):
+            for axis in group.axes:
+                yield group, axis
+
+
+def _masks(found: Groups, value: ir.Value, kept: Kept) -> list[np.ndarray]:
+    return [keep_mask(axis, kept) for axis in found.analysis.axes[value]]
+
+
+def _array(value: ir.Value) -> np.ndarray:
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _change(outputs: Sequence[Any], base: Sequence[Any]) -> float:
+    largest = 0.0
+    for found, expected in zip(outputs, base, strict=True):
+        if not np.array_equal(np.isfinite(found), np.isfinite(expected)):
+            return math.inf
+        scale = float(np.abs(expected).max(initial=0.0)) or 1.0
+        largest = max(largest, float(np.abs(found - expected).max(initial=0.0)) / scale)
+    return largest
+
+
+def _without_sizes(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """The model with weights as inputs of any sizes, and no recorded sizes that could contradict them."""
+    others = [tensor for tensor in proto.graph.initializer if tensor.name not in weights]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(others)
+    for name, array in weights.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        sizes: list[int | str | None] = [None] * array.ndim
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, sizes))
+    del proto.graph.value_info[:]
+    for value in proto.graph.output:
+        for size in value.type.tensor_type.shape.dim:
+            size.Clear()
+    return proto
+
+
+def _session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exception types, which share no base class of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+    return (*(getattr(state, name) for name in names), ValueError)
+
+
+RUNTIME_ERRORS = _runtime_errors()

@@ -1,0 +1,212 @@
+"""Calibration data: batches of inputs by name, checked against the model before anything is computed.
+
+Read as a stream, so that a data set never has to fit in memory; made of noise where there are no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.axes.groups import Groups
+from sparsecc.errors import UsageError
+from sparsecc.ir.shapes import value_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
+"""An array for every graph input, by name."""
+
+Loss: TypeAlias = "Callable[[tuple[Tensor, ...], Tensor | None], Tensor]"
+"""(outputs in the graph's order, target of the batch or None) -> a single number."""
+
+VIEW_OPS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""Ops through which indices keep their values."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Data that a criterion or a reconstruction learns from.
+
+    Attributes:
+        batches: arrays by graph input name; something that can be gone through again and again, such as a
+            list, or a function that makes a new iterator each time.
+        targets: one array per batch, or None.
+        loss: called with the tuple of outputs and the batch's target (None without targets), as tensors;
+            gives one number. None means: with integer targets the cross-entropy of the first output, whose
+            classes lie along the last axis or along axis 1, whichever leaves the target's shape; with float
+            targets of the first output's shape the mean squared error; without targets the cross-entropy of
+            the first output against its own most likely classes, along axis 1 of four or more axes, else
+            along the last; where that axis has size 1, half the mean square of the output.
+
+    Raises:
+        UsageError: a generator, which would be empty the second time.
+    """
+
+    batches: Iterable[Batch] | Callable[[], Iterable[Batch]]
+    targets: Sequence[np.ndarray] | None = None
+    loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batches, Iterator):
+            raise UsageError(
+                "calibration batches are read more than once, but an iterator ends after the first time; "
+                "give a list, or a function that makes a new iterator"
+            )
+
+    def stream(self, model: ir.Model) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
+        """Checked batches in the model's types, each with its target.
+
+        Args:
+            model: whose inputs the batches are for.
+
+        Raises:
+            UsageError: no batches; a missing or unknown input; a shape or type that the input does not take;
+                NaN or infinity; another number of targets than batches.
+        """
+        batches = self.batches() if callable(self.batches) else self.batches
+        count = 0
+        for count, batch in enumerate(batches, start=1):
+            target = None
+            if self.targets is not None:
+                if count > len(self.targets):
+                    raise UsageError(
+                        f"there are more calibration batches than targets, which are {len(self.targets)}; "
+                        f"give one target per batch"
+                    )
+                target = np.asarray(self.targets[count - 1])
+                _check_finite(target, f"the target of calibration batch {count - 1}")
+            yield _checked(batch, model, f"calibration batch {count - 1}"), target
+        if count == 0:
+            raise UsageError("there are no calibration batches; give at least one")
+        if self.targets is not None and count != len(self.targets):
+            raise UsageError(
+                f"there are {len(self.targets)} targets for {count} calibration batches; give one per batch"
+            )
+
+    @classmethod
+    def noise(cls, groups: Groups, count: int = 32, seed: int = 0) -> Calibration:
+        """Noise in place of data, for models that come without any (OBSPA, arXiv 2403.18955).
+
+        Floats are standard normal, integers that look up rows of a table are uniform over its rows, other
+        integers are 1 and booleans True, as masks that keep everything. Shapes are those of the analysis.
+
+        Args:
+            groups: of the model.
+            count: number of batches.
+            seed: of batch `i` together with `i`.
+        """
+        inputs = list(groups.model.graph.inputs)
+        shapes = [groups.analysis.trace.shapes[value] for value in inputs]
+        rows = [_table_rows(value) for value in inputs]
+
+        def batches() -> Iterator[Batch]:
+            for number in range(count):
+                generator = np.random.default_rng([seed, number])
+                yield {
+                    value.name or "": _noise(value, shape, high, generator)
+                    for value, shape, high in zip(inputs, shapes, rows, strict=True)
+                }
+
+        return cls(batches)
+
+
+def _noise(
+    value: ir.Value, shape: tuple[int, ...], high: int | None, generator: np.random.Generator
+) -> np.ndarray:
+    if value.dtype is None or value.dtype == ir.DataType.STRING:
+        raise UsageError(
+            f"input {value.name} is {value_text(value)}, for which no noise can be made; give data"
+        )
+    dtype = value.dtype.numpy()
+    if value.dtype.is_floating_point():
+        return generator.standard_normal(shape, dtype=np.float32).astype(dtype)
+    if high is not None:
+        return generator.integers(0, high, shape).astype(dtype)
+    return np.ones(shape, dtype)
+
+
+def _table_rows(value: ir.Value) -> int | None:
+    """The fewest rows of the initializers that an input indexes, or None where it indexes none."""
+    found: list[int] = []
+    for node, number in value.uses():
+        table = node.inputs[0]
+        if node.op_type == "Gather" and number == 1 and table is not None and table.const_value is not None:
+            axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+            found.append(int(table.const_value.shape.numpy()[axis]))
+        elif node.op_type in VIEW_OPS and number == 0:
+            rows = _table_rows(node.outputs[0])
+            found.extend([] if rows is None else [rows])
+    return min(found, default=None)
+
+
+def _checked(batch: Batch, model: ir.Model, where: str) -> dict[str, np.ndarray]:
+    inputs = {value.name or "": value for value in model.graph.inputs}
+    if not isinstance(batch, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(
+            f"{where} is a {type(batch).__name__}, expected arrays by input name: {', '.join(inputs)}"
+        )
+    for name in batch:
+        if name not in inputs:
+            raise UsageError(
+                f"{where} has an input {name!r} that the model has not; its inputs are {', '.join(inputs)}"
+            )
+    symbols: dict[str, tuple[str, int]] = {}
+    result: dict[str, np.ndarray] = {}
+    for name, value in inputs.items():
+        if name not in batch:
+            raise UsageError(
+                f"{where} lacks the input {name}: {value_text(value)}; give an array for every input"
+            )
+        array = np.asarray(batch[name])
+        _check_shape(array, value, symbols, where)
+        result[name] = _converted(array, value, where)
+        _check_finite(result[name], f"input {name} of {where}")
+    return result
+
+
+def _check_shape(array: np.ndarray, value: ir.Value, symbols: dict[str, tuple[str, int]], where: str) -> None:
+    if value.shape is None:
+        return
+    found = f"input {value.name} of {where} has the shape {list(array.shape)}, expected {value_text(value)}"
+    if array.ndim != len(value.shape):
+        raise UsageError(f"{found}; reshape the array or capture the model anew")
+    for size, dim in zip(array.shape, value.shape, strict=True):
+        if isinstance(dim, int):
+            if size != dim:
+                raise UsageError(
+                    f"{found}; cut the batch to that size or capture the model with a symbolic one"
+                )
+        elif dim.value is not None:
+            other, known = symbols.setdefault(dim.value, (value.name or "", size))
+            if known != size:
+                raise UsageError(f"{found}, but {dim.value} is {known} in input {other}; make the two agree")
+
+
+def _converted(array: np.ndarray, value: ir.Value, where: str) -> np.ndarray:
+    """The array in the input's element type, if that keeps its values."""
+    if value.dtype is None:
+        return array
+    dtype = np.dtype(value.dtype.numpy())
+    if array.dtype == dtype:
+        return array
+    floats = array.dtype.kind == "f" and value.dtype.is_floating_point()
+    if floats or (array.dtype.kind in "iu" and dtype.kind in "iu"):
+        with np.errstate(over="ignore"):  # what becomes infinite is refused right after
+            converted = array.astype(dtype)
+        if floats or np.array_equal(converted, array):
+            return converted
+    raise UsageError(
+        f"input {value.name} of {where} is of type {array.dtype}, expected {value_text(value)}; "
+        f"convert the array"
+    )
+
+
+def _check_finite(array: np.ndarray, where: str) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UsageError(f"{where} holds NaN or infinity, where only numbers are expected; clean the data")

@@ -1,0 +1,328 @@
+"""`prune`: delete channels, heads and features down to a ratio or a budget, with a plan that replays.
+
+analyse -> rank -> choose steps under the budget -> delete -> (verify with the oracle)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.axes.groups import Cost, Groups
+from sparsecc.errors import Refusal, UsageError, VerificationError
+from sparsecc.oracle import OracleResult
+from sparsecc.oracle import check as check_oracle
+from sparsecc.passes.criteria import Calibration, Criterion
+from sparsecc.passes.prune import Pruned, apply_steps, rank
+from sparsecc.passes.prune_budget import LATENCY_TOLERANCE, Budget, check_share, meet, nearest
+from sparsecc.passes.prune_plan import PrunedGroup, PrunePlan, compose, masks_of, prune_with
+from sparsecc.passes.prune_ranking import Ranking, Selection, Step
+
+if TYPE_CHECKING:
+    from sparsecc.latency import MeasuredLatency, PredictedLatency
+
+Progress = Callable[[str, int, int], None]
+"""Called with a phase's name, how much of it is done, and how much there is."""
+
+Between = Callable[[ir.Model], ir.Model]
+"""What happens between the steps of an iterative schedule: fine-tuning, which must keep names and shapes."""
+
+LATENCIES = ("latency", "predicted-latency")
+TOLERANCE = 1e-4
+"""Largest relative difference between pruned and masked that `verify` accepts in fp32."""
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned copy of a model.
+
+    Attributes:
+        model: the copy, an ordinary smaller graph.
+        plan: what stays; replays on a model of the same architecture.
+        before: parameters, FLOPs and bytes of the original.
+        after: of the copy.
+        refusals: groups that stayed whole, and why.
+        latency_share: measured or predicted time over that of the original, if that was the budget.
+    """
+
+    model: ir.Model
+    plan: PrunePlan
+    before: Cost
+    after: Cost
+    refusals: tuple[Refusal, ...] = ()
+    latency_share: float | None = None
+
+    @property
+    def groups(self) -> tuple[PrunedGroup, ...]:
+        """The groups that lost indices."""
+        return self.plan.groups
+
+
+class PruneOptions(TypedDict, total=False):
+    """How indices are chosen: keyword arguments of `prune` and `prune_ratios`.
+
+    Attributes:
+        criterion: name of a criterion ("l2" by default), or one of your own.
+        aggregation: how the votes of a group's parameters become one: "mean" (default), "sum" or "max".
+        normalization: how scores of groups are made comparable: "mean" (default), "none", "max", "sum", "l2".
+        scope: "local" (default): the same share of every group goes; "global": the least scores of all.
+        round_to: the number of indices that stay is a multiple of it (1 by default; the number of lanes of
+            the target's vectors makes the fastest widths), halved for small groups.
+        largest: share of a group that may go at most (0.9).
+        bounds: (pattern, share) pairs that say so for groups by name, glob or kind; the first fit holds.
+        only: names, globs or kinds of groups; if given, all others stay whole.
+        skip: names, globs or kinds of groups that stay whole.
+        data: batches for criteria that need them.
+        seed: of every random choice (0).
+    """
+
+    criterion: str | Criterion
+    aggregation: str
+    normalization: str
+    scope: str
+    round_to: int
+    largest: float
+    bounds: Sequence[tuple[str, float]]
+    only: Sequence[str]
+    skip: Sequence[str]
+    data: Calibration | None
+    seed: int
+
+
+def _rank(groups: Groups, options: PruneOptions) -> Ranking:
+    """The order in which indices go."""
+    selection = Selection(
+        scope=options.get("scope", "local"),
+        round_to=options.get("round_to", 1),
+        largest=options.get("largest", 0.9),
+        bounds=tuple(options.get("bounds", ())),
+        only=tuple(options.get("only", ())),
+        skip=tuple(options.get("skip", ())),
+    )
+    return rank(
+        groups,
+        options.get("criterion", "l2"),
+        selection,
+        aggregation=options.get("aggregation", "mean"),
+        normalization=options.get("normalization", "mean"),
+        calibration=options.get("data"),
+        seed=options.get("seed", 0),
+    )
+
+
+def prune(
+    model: ir.Model,
+    ratio: float | None = None,
+    *,
+    target: Mapping[str, float] | None = None,
+    iterations: int = 1,
+    between: Between | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    machine: str = "cpu",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[PruneOptions],
+) -> PruneResult:
+    """Delete the indices of dependency groups that matter least from a copy of a model.
+
+    Nothing is trained unless `between` does it.
+
+    Args:
+        model: as `sparsecc.capture` gives it; not changed.
+        ratio: share of each group (scope local) or of all indices (global) that goes, at least 0, under 1;
+            0.5 if neither it nor a target is given.
+        target: share of the dense model that stays: "parameters", "flops", "bytes" (met within 2 %), or
+            "latency" (measured on this machine) or "predicted-latency" (cost model), met within 10 %.
+        iterations: of an iterative schedule; the scores are computed anew after each.
+        between: called with the pruned model after each iteration but the last.
+        inputs: arrays for all graph inputs, where random ones would not run.
+        machine: the compile target of a latency.
+        shapes: input name -> dims for a latency, where inputs have symbolic dimensions.
+        progress: told about every phase.
+        **options: criterion, scope, rounding, what is left out; see `PruneOptions`.
+
+    Raises:
+        UsageError: arguments that do not exist or contradict each other, or data that does not fit.
+        VerificationError: nothing can be pruned, or a budget cannot be met; the nearest value is named.
+    """
+    goal = _Goal.make(ratio, target)
+    if iterations < 1:
+        raise UsageError(f"a schedule has at least one iteration, not {iterations}")
+    tell = progress or (lambda phase, done, total: None)
+    tell("analyse", 0, 1)
+    first = Groups(model, inputs)
+    if iterations == 1:
+        return _prune_once(first, goal, options, machine, shapes, tell)
+    if goal.latency is not None:
+        raise UsageError("a latency is met in one iteration; give parameters, flops or bytes, or a ratio")
+    part = goal.part(iterations)
+    current, plan, result = first, None, None
+    for number in range(iterations):
+        tell("prune", number, iterations)
+        result = _prune_once(current, part, options, machine, shapes, tell)
+        plan = result.plan if plan is None else compose(plan, result.plan, first)
+        if number < iterations - 1:
+            left = between(result.model) if between is not None else result.model
+            current = Groups(left, inputs)
+    assert plan is not None
+    assert result is not None
+    return replace(result, plan=plan, before=first.total)
+
+
+def prune_ratios(
+    model: ir.Model,
+    ratios: Sequence[float],
+    *,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    **options: Unpack[PruneOptions],
+) -> list[PruneResult]:
+    """Prune to several ratios with one analysis and one ranking; see `prune`.
+
+    Raises:
+        UsageError: a ratio or option that does not exist.
+        VerificationError: nothing can be pruned.
+    """
+    ranking = _rank(Groups(model, inputs), options)
+    return [_result(apply_steps(ranking, ranking.by_ratio(ratio)), ranking) for ratio in ratios]
+
+
+def replay(model: ir.Model, plan: PrunePlan, inputs: Mapping[str, np.ndarray] | None = None) -> PruneResult:
+    """Prune a model of the same architecture, whatever its weights, as a plan says.
+
+    Raises:
+        VerificationError: another architecture (the first difference is named), or a damaged plan.
+    """
+    groups = Groups(model, inputs)
+    masks = masks_of(groups, plan)
+    pruned, found = prune_with(groups, masks)
+    after = groups.cost({dim: int(mask.sum()) for dim, mask in masks.items()})
+    return PruneResult(pruned, found, groups.total, after)
+
+
+def verify(
+    model: ir.Model,
+    result: PruneResult,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    tolerance: float = TOLERANCE,
+) -> OracleResult:
+    """Check with the oracle that a pruned model equals the original with the same slices zeroed.
+
+    Args:
+        model: the original.
+        result: of `prune`.
+        inputs: arrays for all graph inputs; random ones if None.
+        tolerance: largest relative difference.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    found = check_oracle(ir.to_proto(model), ir.to_proto(result.model), result.plan.to_json(), inputs)
+    if not found.passed(tolerance, vacuous=not result.plan.kept):
+        reasons = "; ".join(found.problems) or f"the outputs differ by {found.difference:.2g} (relative)"
+        raise VerificationError(f"the pruned model is not the original with those slices zeroed: {reasons}")
+    return found
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """A ratio, a budget of costs or a budget of time."""
+
+    ratio: float | None = None
+    budget: Budget | None = None
+    latency: tuple[str, float] | None = None
+
+    @classmethod
+    def make(cls, ratio: float | None, target: Mapping[str, float] | None) -> _Goal:
+        """From the arguments of `prune`.
+
+        Raises:
+            UsageError: they contradict each other.
+        """
+        if target is None or not target:
+            return cls(ratio=0.5 if ratio is None else ratio)
+        if ratio is not None:
+            raise UsageError("give a ratio or a target, not both: a target decides how much goes")
+        times = [name for name in target if name in LATENCIES]
+        if times and len(target) > 1:
+            raise UsageError(f"give {times[0]} as the only target; other targets would contradict it")
+        if times:
+            check_share(times[0], target[times[0]])
+            return cls(latency=(times[0], target[times[0]]))
+        return cls(budget=Budget(dict(target)))
+
+    def part(self, iterations: int) -> _Goal:
+        """What each of several iterations must reach so that all together reach this."""
+        if self.budget is not None:
+            shares = {name: share ** (1 / iterations) for name, share in self.budget.shares.items()}
+            return _Goal(budget=Budget(shares))
+        assert self.ratio is not None
+        return _Goal(ratio=1 - (1 - self.ratio) ** (1 / iterations))
+
+
+def _prune_once(
+    groups: Groups,
+    goal: _Goal,
+    options: PruneOptions,
+    machine: str,
+    shapes: Mapping[str, Sequence[int]] | None,
+    tell: Progress,
+) -> PruneResult:
+    tell("score", 0, 1)
+    ranking = _rank(groups, options)
+    tell("choose", 0, 1)
+    if goal.latency is not None:
+        return _within_latency(ranking, goal.latency, machine, shapes, tell)
+    steps = meet(ranking, goal.budget) if goal.budget else ranking.by_ratio(goal.ratio or 0.0)
+    return _result(apply_steps(ranking, steps), ranking)
+
+
+def _within_latency(
+    ranking: Ranking,
+    goal: tuple[str, float],
+    machine: str,
+    shapes: Mapping[str, Sequence[int]] | None,
+    tell: Progress,
+) -> PruneResult:
+    from sparsecc.latency import MeasuredLatency, PredictedLatency
+
+    quantity, share = goal
+    model = ranking.groups.model
+    if quantity == "latency":
+        with MeasuredLatency(model, machine, shapes) as clock:
+            return _meet_latency(ranking, clock, share, tell)
+    return _meet_latency(ranking, PredictedLatency(model, machine, shapes), share, tell)
+
+
+def _meet_latency(
+    ranking: Ranking, clock: MeasuredLatency | PredictedLatency, share: float, tell: Progress
+) -> PruneResult:
+    seen: dict[int, float] = {}
+    most = max(len(ranking.steps).bit_length(), 1)
+
+    def excess(steps: Sequence[Step]) -> float:
+        if len(steps) not in seen:
+            tell("time pruned models", min(len(seen), most), most)
+            seen[len(steps)] = clock.share(apply_steps(ranking, steps).model)
+        return seen[len(steps)] / share
+
+    steps = nearest(ranking.steps, excess, trials=0)
+    found = excess(steps)
+    if abs(found - 1) > LATENCY_TOLERANCE:
+        raise VerificationError(
+            f"a latency of {share:.3g} of the dense model cannot be met within {LATENCY_TOLERANCE:.0%}: the "
+            f"nearest that was reached is {found * share:.3g}; allow more to be removed or ask for that"
+        )
+    return replace(_result(apply_steps(ranking, steps), ranking), latency_share=found * share)
+
+
+def _result(pruned: Pruned, ranking: Ranking) -> PruneResult:
+    frozen = [
+        Refusal(group.frozen.reason, group.name, group.frozen.code)
+        for group in ranking.groups
+        if group.frozen is not None
+    ]
+    return PruneResult(pruned.model, pruned.plan, pruned.before, pruned.after, (*frozen, *ranking.refusals()))

@@ -1,0 +1,38 @@
+"""Reductions: sums let indices go, means count them, extrema keep them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from axis_graphs import Case, check_rule
+
+CASES: list[Case] = [
+    Case("y = ReduceSum(x, a)", {"x": (2, 3, 4), "a": [1]}, "x[a,b,c] y[a,1,c]"),
+    Case("y = ReduceSum<keepdims = 0>(x, a)", {"x": (2, 3, 4), "a": [-1, 0]}, "x[a,b,c] y[b]"),
+    Case("y = ReduceSum(x)", {"x": (2, 3)}, "x[a,b] y[1,1]"),
+    Case("y = ReduceSum<noop_with_empty_axes = 1>(x)", {"x": (2, 3)}, "x[a,b] y[a,b]"),
+    Case("y = ReduceL1<keepdims = 0>(x, a)", {"x": (2, 3), "a": [0]}, "x[a,b] y[b]"),
+    Case("y = ReduceL2<keepdims = 0>(x, a)", {"x": (2, 3), "a": [0]}, "x[a,b] y[b]"),
+    Case("y = ReduceSumSquare<keepdims = 0>(x, a)", {"x": (2, 3), "a": [0]}, "x[a,b] y[b]"),
+    Case("y = ReduceMean(x, a)", {"x": (2, 3, 4), "a": [1]}, "x[a,b~,c] y[a,1,c]"),
+    Case("y = ReduceMax(x, a)", {"x": (2, 3), "a": [1]}, "x[a,!extremum] y[a,1]"),
+    Case("y = ReduceMin<keepdims = 0>(x, a)", {"x": (2, 3), "a": [1]}, "x[a,!extremum] y[a]"),
+    Case("y = ReduceProd(x, a)", {"x": (2, 3), "a": [0]}, "x[!extremum,a] y[1,a]"),
+    Case("y = ReduceLogSum(x, a)", {"x": (2, 3), "a": [1]}, "x[a,!extremum] y[a,1]"),
+    Case("y = ReduceLogSumExp(x, a)", {"x": (2, 3), "a": [1]}, "x[a,!extremum] y[a,1]"),
+    Case("y = ArgMax<axis = 1>(x)", {"x": (2, 3)}, "x[a,!extremum] y[a,1]"),
+    Case("y = ArgMin<axis = -1, keepdims = 0>(x)", {"x": (2, 3)}, "x[a,!extremum] y[a]"),
+    Case("y = CumSum(x, a)", {"x": (2, 3), "a": np.array(1, np.int64)}, "x[a,!cumulative] y[a,!cumulative]"),
+    Case(
+        "y = CumSum<exclusive = 1, reverse = 1>(x, a)",
+        {"x": (2, 3), "a": np.array(-2, np.int64)},
+        "x[!cumulative,a] y[!cumulative,a]",
+    ),
+    Case("y, i = TopK(x, k)", {"x": (2, 5), "k": [3]}, "x[a,!extremum] y[a,!extremum]"),
+    Case("v, y = TopK<axis = 0, sorted = 0>(x, k)", {"x": (4, 3), "k": [2]}, "x[!extremum,a] y[!extremum,a]"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.text)
+def test_axes_and_numbers(case: Case) -> None:
+    check_rule(case)

@@ -1,0 +1,140 @@
+"""Calibration data: what is accepted, every refusal's sentence, noise, and the losses of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pass_graphs import graph
+
+from sparsecc.axes.groups import groups
+from sparsecc.errors import UsageError
+from sparsecc.passes.criteria import Calibration
+from sparsecc.passes.criteria.differentiation import default_loss
+
+TWO_INPUTS = """(float[N,3] x, int64[N,2] ids) => (float y) {
+    e = Gather(table, ids)  f = Flatten(e)  c = Concat<axis=1>(x, f)  y = MatMul(c, w) }"""
+MODEL = graph(TWO_INPUTS, {"table": (11, 4), "w": (11, 5)})
+GOOD: dict[str, np.ndarray] = {"x": np.ones((4, 3), np.float32), "ids": np.zeros((4, 2), np.int64)}
+
+
+def streamed(batch: Any, targets: Sequence[np.ndarray] | None = None) -> list[Any]:
+    """The checked form of one batch."""
+    return list(Calibration([batch], targets).stream(MODEL))
+
+
+def test_good_batches_pass_as_they_are() -> None:
+    ((batch, target),) = streamed(GOOD, [np.arange(4)])
+    assert batch["x"] is GOOD["x"] and batch["ids"] is GOOD["ids"]
+    assert target.tolist() == [0, 1, 2, 3]
+
+
+def test_types_of_the_same_kind_are_converted() -> None:
+    ((batch, _),) = streamed({"x": np.full((4, 3), 0.1), "ids": np.full((4, 2), 7, np.uint8)})
+    assert batch["x"].dtype == np.float32 and batch["ids"].dtype == np.int64
+    assert (batch["x"] == np.float32(0.1)).all() and (batch["ids"] == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        ([1, 2], r"calibration batch 0 is a list, expected arrays by input name: x, ids"),
+        ({**GOOD, "mask": GOOD["x"]}, r"has an input 'mask' that the model has not; its inputs are x, ids"),
+        ({"x": GOOD["x"]}, r"calibration batch 0 lacks the input ids: int64\[N,2\]"),
+        ({**GOOD, "x": np.ones((4, 5), np.float32)}, r"input x .* shape \[4, 5\], expected float32\[N,3\]"),
+        ({**GOOD, "x": np.ones(3, np.float32)}, r"input x .* shape \[3\], expected float32\[N,3\]; reshape"),
+        ({**GOOD, "ids": np.zeros((5, 2), np.int64)}, r"input ids .* but N is 4 in input x"),
+        ({**GOOD, "x": np.ones((4, 3), np.int64)}, r"input x .* is of type int64, expected float32\[N,3\]"),
+        ({**GOOD, "ids": np.zeros((4, 2), np.float32)}, r"input ids .* is of type float32, expected int64"),
+        ({**GOOD, "ids": np.full((4, 2), 2**63, np.uint64)}, r"input ids .* is of type uint64"),
+        ({**GOOD, "x": np.full((4, 3), np.nan, np.float32)}, r"input x of calibration batch 0 holds NaN"),
+        ({**GOOD, "x": np.full((4, 3), 1e300)}, r"input x of calibration batch 0 holds NaN or infinity"),
+    ],
+)
+def test_bad_batches(batch: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        streamed(batch)
+
+
+def test_numbers_of_batches_and_targets() -> None:
+    target = np.zeros(4, np.int64)
+    with pytest.raises(UsageError, match="there are no calibration batches"):
+        list(Calibration([]).stream(MODEL))
+    with pytest.raises(UsageError, match="more calibration batches than targets, which are 1"):
+        list(Calibration([GOOD, GOOD], [target]).stream(MODEL))
+    with pytest.raises(UsageError, match="there are 2 targets for 1 calibration batches"):
+        streamed(GOOD, [target, target])
+    with pytest.raises(UsageError, match="target of calibration batch 0 holds NaN"):
+        streamed(GOOD, [np.full(4, np.nan)])
+
+
+def test_batches_can_be_made_anew_but_not_exhausted() -> None:
+    calibration = Calibration(lambda: (GOOD for _ in range(3)))
+    assert [len(list(calibration.stream(MODEL))) for _ in range(2)] == [3, 3]
+    with pytest.raises(UsageError, match="an iterator ends after the first time"):
+        Calibration(iter([GOOD]))
+
+
+def test_noise_fits_the_model_and_is_seeded() -> None:
+    text = """(float[N,3] x, int64[N,2] ids, bool[N,1] keep, int64[1] step) => (float y) {
+        e = Gather(table, ids)  f = Flatten(e)  c = Concat<axis=1>(x, f)  m = MatMul(c, w)
+        s = Cast<to=1>(step)  a = Mul(m, s)  y = Where(keep, a, m) }"""
+    found = groups(graph(text, {"table": (11, 4), "w": (11, 5)}))
+    batches = [batch for batch, _ in Calibration.noise(found, 40, seed=1).stream(found.model)]
+    again = [batch for batch, _ in Calibration.noise(found, 40, seed=1).stream(found.model)]
+    other = next(Calibration.noise(found, 1, seed=2).stream(found.model))[0]
+    for first, second in zip(batches, again, strict=True):
+        assert all((first[name] == second[name]).all() for name in first)
+    ids = np.stack([batch["ids"] for batch in batches])
+    assert set(ids.ravel()) == set(range(11))
+    assert all(batch["keep"].all() and (batch["step"] == 1).all() for batch in batches)
+    x = np.stack([batch["x"] for batch in batches])
+    assert len(np.unique(x)) == x.size and (other["x"] != batches[0]["x"]).all()
+
+
+LOGITS = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+
+
+def cross_entropy(logits: np.ndarray, classes: np.ndarray) -> float:
+    """Mean over all positions of -log softmax at the class, classes along the last axis."""
+    logits = logits.astype(np.float64).reshape(-1, logits.shape[-1])
+    chosen = logits[np.arange(len(logits)), classes.reshape(-1)]
+    return float(np.mean(np.log(np.exp(logits).sum(1)) - chosen))
+
+
+CLASSES_LAST = np.array([[0, 3, 1], [2, 2, 0]])
+CLASSES_FIRST = np.array([[0, 2, 1, 1], [2, 2, 0, 1]])
+SQUARES: Callable[[np.ndarray], float] = lambda array: float(np.mean(array.astype(np.float64) ** 2))  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "expected"),
+    [
+        (LOGITS, CLASSES_LAST, cross_entropy(LOGITS, CLASSES_LAST)),
+        (LOGITS, CLASSES_FIRST, cross_entropy(LOGITS.transpose(0, 2, 1), CLASSES_FIRST)),
+        (LOGITS, LOGITS * 0.5, SQUARES(LOGITS * 0.5)),
+        (LOGITS, None, cross_entropy(LOGITS, LOGITS.argmax(-1))),
+        (LOGITS[None], None, cross_entropy(LOGITS[None].transpose(0, 2, 3, 1), LOGITS[None].argmax(1))),
+        (LOGITS[:, :, :1], None, SQUARES(LOGITS[:, :, :1]) / 2),
+        (LOGITS[0, 0], None, cross_entropy(LOGITS[0, 0], LOGITS[0, 0].argmax(keepdims=True))),
+    ],
+)
+def test_losses_of_its_own(output: np.ndarray, target: np.ndarray | None, expected: float) -> None:
+    wanted = None if target is None else torch.from_numpy(target)
+    loss = default_loss((torch.from_numpy(output),), wanted)
+    assert loss.item() == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+def test_targets_of_wrong_shape() -> None:
+    logits = torch.from_numpy(LOGITS)
+    with pytest.raises(
+        UsageError, match=r"integer target has the shape \[2, 2\].*\[2, 3, 4\], without its class"
+    ):
+        default_loss((logits,), torch.zeros(2, 2, dtype=torch.int64))
+    with pytest.raises(UsageError, match=r"float target has the shape \[2, 3\], expected .*\[2, 3, 4\]"):
+        default_loss((logits,), torch.zeros(2, 3))
+    with pytest.raises(UsageError, match="has no floating-point output"):
+        default_loss((torch.zeros(2, dtype=torch.int64),), None)
