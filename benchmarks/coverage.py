@@ -121,17 +121,17 @@ def _run_peers(names: list[str], data: Json, args: argparse.Namespace) -> None:
         return
     key = _peers_key(peers.installed())
     if data["peers"]["key"] != key:
-        data["peers"] = {"key": key, "version": peers.installed(), "models": {}}
-    known = data["peers"]["models"]
+        data["peers"] = Json(key=key, version=peers.installed(), models=Json())
+    known: Json = data["peers"]["models"]
     due = [name for name in names if args.fresh_peers or args.names or name not in known]
     tasks = [(name, _peer(name)) for name in due]
     for name, result in each(tasks, args.jobs, peers.SECONDS):
+        row: Json = result
         if isinstance(result, Failure):
-            result = {"outcome": "time limit" if result.kind == "time limit" else "crashed"} | {
-                "detail": result.sentence
-            }
-        known[name] = result
-        print(f"{name:36} Torch-Pruning: {result['outcome']} {result.get('detail', '')[:120]}", flush=True)
+            outcome = "time limit" if result.kind == "time limit" else "crashed"
+            row = {"outcome": outcome, "detail": result.sentence}
+        known[name] = row
+        print(f"{name:36} Torch-Pruning: {row['outcome']} {row['detail'][:120]}", flush=True)
         _write(data, args)
 
 

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 
-from sparsecc.axes.dims import AxisExpr, Dim, expand, keep_mask, kept_size, size_of, terminals
-from sparsecc.axes.groups import Group, GroupAxis, Groups, groups
+from benchmarks.coverage_minimality import Masks, Minimality, minimality
+from sparsecc.axes.dims import AxisExpr, expand, keep_mask, kept_size, size_of, terminals
+from sparsecc.axes.groups import Group, Groups, groups
 from sparsecc.axes.kinds import Roles
-from sparsecc.axes.rewrite import taken
 from sparsecc.oracle import OracleResult, check
 from sparsecc.passes.prune_plan import prune_with
 
@@ -29,11 +28,7 @@ TOLERANCE = 1e-4
 """Largest difference of pruned and masked in fp32, relative to the largest output."""
 
 TOLERANCE_FP64 = 1e-10
-HARMLESS = 1e-6
-"""A change of the outputs below this share of them cannot be told from rounding."""
-
 ATTEMPTS = 30
-Kept = dict[Dim, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -59,32 +54,6 @@ class Verdict:
     def exact(self, tolerance: float = TOLERANCE) -> bool:
         """Whether pruned equals masked."""
         return self.taken and not self.problems and self.difference <= tolerance
-
-
-@dataclass(frozen=True)
-class Minimality:
-    """What happens when one slice of a group stays whole while the others lose their indices.
-
-    Attributes:
-        tried: number of slices.
-        unrunnable: how many no longer fit the other tensors.
-        different: how many change an output by more than `HARMLESS`.
-        harmless: the rest, as `group: parameter.axis`.
-    """
-
-    tried: int = 0
-    unrunnable: int = 0
-    different: int = 0
-    harmless: tuple[str, ...] = ()
-
-    def __add__(self, other: Minimality) -> Minimality:
-        """Counts of both."""
-        return Minimality(
-            self.tried + other.tried,
-            self.unrunnable + other.unrunnable,
-            self.different + other.different,
-            tuple(dict.fromkeys((*self.harmless, *other.harmless))),
-        )
 
 
 @dataclass(frozen=True)
@@ -197,14 +166,14 @@ def cover(
     return replace(line, minimality=total)
 
 
-def halves(found: Groups, seed: int) -> Kept:
+def halves(found: Groups, seed: int) -> Masks:
     """Masks that keep a random half of every prunable group, at least one of its indices.
 
     Groups whose share of a sum could leave an axis empty are drawn anew; if that does not help, they are
     left whole.
     """
     generator = np.random.default_rng(seed)
-    kept: Kept = {}
+    kept: Masks = {}
     for group in found.prunable:
         for _ in range(ATTEMPTS):
             mask = np.zeros(group.size, bool)
@@ -216,7 +185,7 @@ def halves(found: Groups, seed: int) -> Kept:
     return {dim: mask for dim, mask in kept.items() if not mask.all()}
 
 
-def half(found: Groups, group: Group, seed: int) -> Kept | None:
+def half(found: Groups, group: Group, seed: int) -> Masks | None:
     """Masks that keep a random half of one group; None where all of it must stay."""
     generator = np.random.default_rng(seed)
     for _ in range(ATTEMPTS):
@@ -228,14 +197,14 @@ def half(found: Groups, group: Group, seed: int) -> Kept | None:
     return None
 
 
-def _none_empty(found: Groups, kept: Kept) -> bool:
+def _none_empty(found: Groups, kept: Masks) -> bool:
     return all(keep_mask(axis, kept).any() for axes in found.analysis.axes.values() for axis in axes)
 
 
 def judged(
     found: Groups,
     original: onnx.ModelProto,
-    kept: Kept,
+    kept: Masks,
     inputs: Mapping[str, np.ndarray],
     seed: int,
     precision: Any = "float32",
@@ -272,7 +241,9 @@ def shares(found: Groups) -> tuple[float | None, tuple[str, ...]]:
     for value in analysis.parameters:
         if value.name not in outside:
             size = math.prod(analysis.trace.shapes[value])
-            stays = math.prod(_frozen_size(axis) / max(size_of(expand(axis)), 1) for axis in analysis.axes[value])
+            stays = math.prod(
+                _frozen_size(axis) / max(size_of(expand(axis)), 1) for axis in analysis.axes[value]
+            )
             total += size
             covered += size * (1 - stays)
     return (covered / total if total else None), tuple(sorted(outside))
@@ -319,105 +290,3 @@ def _sources(found: Groups) -> dict[ir.Value, tuple[bool, frozenset[ir.Value]]]:
         weights = frozenset[ir.Value]().union(*(operand[1] for operand in operands))
         result.update(dict.fromkeys(node.outputs, (reads_input, weights)))
     return result
-
-
-def minimality(found: Groups, kept: Kept, inputs: Mapping[str, np.ndarray]) -> Minimality:
-    """Leave each slice of each group whole in turn, all else pruned by `kept`, and look at the outputs.
-
-    Weights become inputs of the graph without sizes, so that one session tries all of them.
-
-    Args:
-        found: groups of the model.
-        kept: masks of the groups that lose indices.
-        inputs: arrays for all graph inputs.
-    """
-    pruned, _ = prune_with(found, kept)
-    proto = ir.to_proto(pruned)
-    present = {tensor.name for tensor in proto.graph.initializer}
-    weights = {value.name or "": value for value in found.analysis.parameters if value.name in present}
-    arrays = {name: _array(value) for name, value in weights.items()}
-    feeds = {name: taken(array, _masks(found, weights[name], kept)) for name, array in arrays.items()}
-    session = _session(_without_sizes(proto, feeds))
-    base = session.run(None, {**inputs, **feeds})
-    result = Minimality()
-    for group, axis in _slices(found, kept):
-        if axis.parameter not in feeds:
-            continue
-        without = {dim: mask for dim, mask in kept.items() if dim not in group.dims}
-        value = weights[axis.parameter]
-        masks = _masks(found, value, kept)
-        masks[axis.axis] = keep_mask(found.analysis.axes[value][axis.axis], without)
-        whole = taken(arrays[axis.parameter], masks)
-        try:
-            outputs = session.run(None, {**inputs, **feeds, axis.parameter: whole})
-        except RUNTIME_ERRORS:
-            result += Minimality(1, unrunnable=1)
-            continue
-        if [np.shape(a) for a in outputs] != [np.shape(a) for a in base]:
-            result += Minimality(1, unrunnable=1)
-        elif _change(outputs, base) > HARMLESS:
-            result += Minimality(1, different=1)
-        else:
-            result += Minimality(1, harmless=(f"{group.name}: {axis.parameter}.{axis.axis}",))
-    return result
-
-
-def _slices(found: Groups, kept: Kept) -> Iterator[tuple[Group, GroupAxis]]:
-    for group in found.prunable:
-        if any(dim in kept for dim in group.dims):
-            for axis in group.axes:
-                yield group, axis
-
-
-def _masks(found: Groups, value: ir.Value, kept: Kept) -> list[np.ndarray]:
-    return [keep_mask(axis, kept) for axis in found.analysis.axes[value]]
-
-
-def _array(value: ir.Value) -> np.ndarray:
-    assert value.const_value is not None
-    return value.const_value.numpy()
-
-
-def _change(outputs: Sequence[Any], base: Sequence[Any]) -> float:
-    largest = 0.0
-    for found, expected in zip(outputs, base, strict=True):
-        if not np.array_equal(np.isfinite(found), np.isfinite(expected)):
-            return math.inf
-        scale = float(np.abs(expected).max(initial=0.0)) or 1.0
-        largest = max(largest, float(np.abs(found - expected).max(initial=0.0)) / scale)
-    return largest
-
-
-def _without_sizes(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The model with weights as inputs of any sizes, and no recorded sizes that could contradict them."""
-    others = [tensor for tensor in proto.graph.initializer if tensor.name not in weights]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(others)
-    for name, array in weights.items():
-        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        sizes: list[int | str | None] = [None] * array.ndim
-        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, sizes))
-    del proto.graph.value_info[:]
-    for value in proto.graph.output:
-        for size in value.type.tensor_type.shape.dim:
-            size.Clear()
-    return proto
-
-
-def _session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's exception types, which share no base class of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    names = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
-    return (*(getattr(state, name) for name in names), ValueError)
-
-
-RUNTIME_ERRORS = _runtime_errors()

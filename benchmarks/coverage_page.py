@@ -30,20 +30,20 @@ Every network is captured and pruned **without a hint**: no ignore list, no numb
 attribute. Only graph inputs and outputs are fixed. Weights are seeded; those of the published CNNs are random
 too.
 
-- **groups** that can be pruned; **prunable**: share of the parameters in slices of these groups; **inner**: the
-  same without embedding tables, the layers that read a graph input and those that make a graph output (`–`:
-  nothing else is left).
-- **not prunable**: groups that stay whole, counted by the code of the reason. The sentences are in the JSON.
+- **groups** that can be pruned; **prunable**: share of the parameters in slices of these groups; **inner**:
+  the same without embedding tables, the layers that read a graph input and those that make a graph output
+  (`–`: nothing else is left).
+- **not prunable**: groups that stay whole, counted by the code of the reason; the JSON has the sentences.
 - **analysis**: seconds on one core; the only column that depends on the machine.
-- **pruned runs**: a random half of the indices of *every* group is deleted at once, with each seed; the smaller
-  network runs in ONNX Runtime.
+- **pruned runs**: a random half of the indices of *every* group is deleted at once, with each seed; the
+  smaller network runs in ONNX Runtime.
 - **fp32**, **fp64**: the largest difference between the pruned network and the original with the same slices
   zeroed (statistics of normalisations over what stays), relative to the largest output, with enlarged random
   weights; the worst seed. Equal means at most 1e-4, and 1e-10 in fp64 (ONNX's reference evaluator).
 - **one by one**: groups that are exact when they alone lose a random half, of those that can.
-- **slices needed**: each slice (one axis of one parameter) of each group is left whole in turn while all others
-  are cut. What is counted makes the network fail to run or changes an output by more than 1e-6; the second
-  number is of all slices tried over all seeds.
+- **slices needed**: each slice (one axis of one parameter) of each group is left whole in turn while all
+  others are cut. What is counted makes the network fail to run or changes an output by more than 1e-6; the
+  second number is of all slices tried over all seeds.
 - **Torch-Pruning**: its MetaPruner at ratio 0.5 with nothing but the output layers named, judged by the same
   oracle: *equal*; *wrong* (the difference); *does not run*; *crashed*; *pruned nothing*; *time limit* (75 s).
   It takes PyTorch modules only.

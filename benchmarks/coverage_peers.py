@@ -6,6 +6,7 @@ it was. The output layer is named to it, as all its examples do.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,8 @@ import torch
 from torch import nn
 
 import sparsecc
-from benchmarks.coverage_checks import TOLERANCE, Kept, verdict_of
+from benchmarks.coverage_checks import TOLERANCE, verdict_of
+from benchmarks.coverage_minimality import Masks
 from sparsecc.axes.dims import expand, keep_mask
 from sparsecc.axes.groups import Groups, groups
 from sparsecc.axes.kinds import Roles
@@ -36,8 +38,8 @@ class PeerResult:
     """How Torch-Pruning fared on one network.
 
     Attributes:
-        outcome: `crashed`, `pruned nothing`, `does not run`, `equal`, `wrong`, `not compared`, `time limit` or
-            `no module`.
+        outcome: `crashed`, `pruned nothing`, `does not run`, `equal`, `wrong`, `not compared`, `time limit`
+            or `no module`.
         detail: the exception or what is wrong.
         difference: largest |pruned - masked| relative to the largest |masked|, or None.
         parameters: share of the parameters that stay, or None.
@@ -173,7 +175,7 @@ def _positions(name: str, before: np.ndarray, after: np.ndarray) -> dict[str, li
 
 
 def _prune(module: nn.Module, inputs: Mapping[str, torch.Tensor], ignored: list[nn.Module]) -> None:
-    import torch_pruning as tp  # pyright: ignore[reportMissingImports]
+    tp = importlib.import_module("torch_pruning")
 
     pruner = tp.pruner.MetaPruner(
         module,
@@ -225,7 +227,7 @@ def _name_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
 
 
 def _normalizations(found: Groups, kept: Positions) -> Positions:
-    """What stays of the axes over which statistics run: that of the norm's scale, else what the groups say."""
+    """What stays of axes over which statistics run: that of the norm's scale, else what the groups say."""
     masks = _masks(found, kept)
     analysis = found.analysis
     result: Positions = {}
@@ -259,8 +261,8 @@ def _of_same_axis(found: Groups, kept: Positions, expression: tuple[Any, ...]) -
     return None
 
 
-def _masks(found: Groups, kept: Positions) -> Kept:
-    masks: Kept = {}
+def _masks(found: Groups, kept: Positions) -> Masks:
+    masks: Masks = {}
     for group in found:
         for axis in group.axes:
             positions = kept.get(axis.parameter, {}).get(str(axis.axis))

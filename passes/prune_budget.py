@@ -56,8 +56,13 @@ def check_share(quantity: str, share: float) -> None:
         )
 
 
-def meet(ranking: Ranking, budget: Budget) -> list[Step]:
-    """The steps, in order, that bring the model to its budget.
+def meet(ranking: Ranking, budget: Budget, *, exactly: bool = True) -> list[Step]:
+    """The steps that bring the model to its budget.
+
+    Args:
+        ranking: the order in which indices go.
+        budget: what may stay.
+        exactly: refuse what cannot be met within 2 %, else come as near as possible.
 
     Raises:
         VerificationError: it cannot be met within 2 %; the nearest value is named.
@@ -69,7 +74,7 @@ def meet(ranking: Ranking, budget: Budget) -> list[Step]:
 
     steps = nearest(ranking.steps, excess)
     found = excess(steps)
-    if abs(found - 1) > TOLERANCE:
+    if exactly and abs(found - 1) > TOLERANCE:
         raise VerificationError(refusal_text(budget, ranking, steps))
     return steps
 
@@ -108,7 +113,75 @@ def nearest(steps: Sequence[Step], excess: Callable[[Sequence[Step]], float], tr
             best, distance = trial, abs(value - 1)
         if value > 1:
             current = trial
+    if trials and distance > TOLERANCE / 2:
+        best = _exchanged(steps, best, excess)
     return best
+
+
+def _exchanged(
+    steps: Sequence[Step], taken: list[Step], excess: Callable[[Sequence[Step]], float]
+) -> list[Step]:
+    """Give back the last step of a group for further ones of others, while that lands nearer.
+
+    Groups whose next step is nearest to the border of the ranking are tried.
+    """
+    best, distance = taken, abs(excess(taken) - 1)
+    near = sorted({step.group for step in steps}, key=lambda group: _border(group, steps, taken))[:EXCHANGED]
+    for _ in range(EXCHANGED):
+        trials: list[list[Step]] = []
+        for group in near:
+            last = _last_of(group, best)
+            fewer = [step for step in best if step is not last]
+            trials.extend(_filled(steps, fewer, group, excess))
+        found = min(trials, key=lambda trial: abs(excess(trial) - 1), default=best)
+        value = abs(excess(found) - 1)
+        if value >= distance:
+            break
+        distance, best = value, found
+        if distance <= TOLERANCE / 2:
+            break
+    return best
+
+
+EXCHANGED = 8
+"""Groups between which steps are exchanged."""
+
+
+def _filled(
+    steps: Sequence[Step], taken: list[Step], avoided: int, excess: Callable[[Sequence[Step]], float]
+) -> list[list[Step]]:
+    """The sets just over and just under budget when steps of other groups follow in their order."""
+    current = taken
+    while excess(current) > 1:
+        ahead = [
+            step
+            for group in {step.group for step in steps} - {avoided}
+            if (step := _next_of(group, steps, current)) is not None
+        ]
+        if not ahead:
+            return [current]
+        following = [*current, min(ahead, key=lambda step: (step.rank, step.group))]
+        if excess(following) <= 1:
+            return [current, following]
+        current = following
+    return [current]
+
+
+def _border(group: int, steps: Sequence[Step], taken: Sequence[Step]) -> float:
+    """How far the rank of a group's next step is from the last one taken."""
+    following = _next_of(group, steps, taken)
+    last = max((step.rank for step in taken), default=0.0)
+    return abs(following.rank - last) if following is not None else float("inf")
+
+
+def _next_of(group: int, steps: Sequence[Step], taken: Sequence[Step]) -> Step | None:
+    done = sum(step.group == group for step in taken)
+    own = [step for step in steps if step.group == group]
+    return own[done] if done < len(own) else None
+
+
+def _last_of(group: int, taken: Sequence[Step]) -> Step | None:
+    return max((step for step in taken if step.group == group), key=lambda step: step.rank, default=None)
 
 
 def _follows(step: Step, steps: Sequence[Step], taken: Sequence[Step]) -> bool:

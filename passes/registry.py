@@ -13,6 +13,7 @@ PASSES: dict[str, str] = {
     "fold-constants": "fold_constants:FoldConstants",
     "fold-pad": "fold_pad:FoldPad",
     "fuse-epilogues": "fuse_epilogues:FuseEpilogues",
+    "permute": "permute:Permute",
     "prune": "prune:Prune",
     "recognize-ops": "recognize_ops:RecognizeOps",
     "resolve-sequences": "resolve_sequences:ResolveSequences",

@@ -106,6 +106,22 @@ class Sparsify(Pass):
     def apply(self, model: ir.Model, ctx: Context) -> PassResult:
         """Zero weights in new tensors; files and modules that the model came from are never touched."""
         encoding = self.encoding()
+        chosen, refusals = self.layers(model)
+        zeros = total = 0
+        notes: list[str] = []
+        for layer, mask in zip(chosen, self._masks(chosen, encoding), strict=True):
+            matrix, found = _write(layer, mask, encoding)
+            zeros += matrix.size - int(np.count_nonzero(matrix))
+            total += matrix.size
+            if found != encoding:
+                notes.append(f"{layer.use.layer} had other zeros before, so it is {found}, not {encoding}")
+        if chosen:
+            notes.insert(0, f"{zeros} of {total} weights in {len(chosen)} layers are zero")
+        return PassResult(bool(chosen), refusals, tuple(notes))
+
+    def layers(self, model: ir.Model) -> tuple[list[Layer], tuple[Refusal, ...]]:
+        """The weights that are made sparse, in the graph's order, and why the others are not."""
+        encoding = self.encoding()
         layers: dict[ir.Value, Layer] = {}
         refusals: dict[ir.Value, Refusal] = {}
         for use in weight_uses(model):
@@ -119,17 +135,7 @@ class Sparsify(Pass):
             else:
                 layers[use.value] = Layer(use)
         chosen = [layer for value, layer in layers.items() if value not in refusals]
-        zeros = total = 0
-        notes: list[str] = []
-        for layer, mask in zip(chosen, self._masks(chosen, encoding), strict=True):
-            matrix, found = _write(layer, mask, encoding)
-            zeros += matrix.size - int(np.count_nonzero(matrix))
-            total += matrix.size
-            if found != encoding:
-                notes.append(f"{layer.use.layer} had other zeros before, so it is {found}, not {encoding}")
-        if chosen:
-            notes.insert(0, f"{zeros} of {total} weights in {len(chosen)} layers are zero")
-        return PassResult(bool(chosen), tuple(refusals.values()), tuple(notes))
+        return chosen, tuple(refusals.values())
 
     def _refusal(self, use: WeightUse, encoding: Encoding) -> Refusal | None:
         names = (use.layer, source_name(use.value), use.value.name or "")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import onnx_ir as ir
 
 from sparsecc.axes.groups import Cost, Groups
 from sparsecc.errors import Refusal, UsageError, VerificationError
+from sparsecc.ir.evaluate import evaluate
 from sparsecc.oracle import OracleResult
 from sparsecc.oracle import check as check_oracle
 from sparsecc.passes.criteria import Calibration, Criterion
@@ -23,6 +24,8 @@ from sparsecc.passes.prune_plan import PrunedGroup, PrunePlan, compose, masks_of
 from sparsecc.passes.prune_ranking import Ranking, Selection, Step
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sparsecc.latency import MeasuredLatency, PredictedLatency
 
 Progress = Callable[[str, int, int], None]
@@ -60,6 +63,32 @@ class PruneResult:
     def groups(self) -> tuple[PrunedGroup, ...]:
         """The groups that lost indices."""
         return self.plan.groups
+
+    def apply_to(self, module: nn.Module, inputs: Mapping[str, Any] | Sequence[Any]) -> None:
+        """Slice the parameters of the PyTorch module that the model was captured from, in place.
+
+        Args:
+            module: changed only if its forward works with the new sizes and computes what the pruned model
+                does.
+            inputs: tensors or arrays of one call, positional or by keyword, in the order of the graph inputs.
+
+        Raises:
+            UsageError: another module, or inputs that do not fit.
+            VerificationError: the forward does not work with the new sizes; says what must change.
+        """
+        import torch
+
+        from sparsecc.torch.apply import apply_plan
+
+        given = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+        names = [value.name or "" for value in self.model.graph.inputs]
+        if len(given) != len(names):
+            raise UsageError(f"the model has the inputs {', '.join(names)}, but {len(given)} were given")
+        arrays = {name: np.asarray(item) for name, item in zip(names, given, strict=True)}
+        expected = list(evaluate(self.model, arrays).values())
+        tensors = [torch.as_tensor(item) for item in given]
+        call = dict(zip(inputs, tensors, strict=True)) if isinstance(inputs, Mapping) else tensors
+        apply_plan(module, self.plan.kept, call, expected)
 
 
 class PruneOptions(TypedDict, total=False):
@@ -159,13 +188,14 @@ def prune(
         return _prune_once(first, goal, options, machine, shapes, tell)
     if goal.latency is not None:
         raise UsageError("a latency is met in one iteration; give parameters, flops or bytes, or a ratio")
-    part = goal.part(iterations)
     current, plan, result = first, None, None
     for number in range(iterations):
         tell("prune", number, iterations)
-        result = _prune_once(current, part, options, machine, shapes, tell)
+        part = goal.part((number + 1) / iterations, first, current)
+        last = number == iterations - 1
+        result = _prune_once(current, part, options, machine, shapes, tell, exactly=last)
         plan = result.plan if plan is None else compose(plan, result.plan, first)
-        if number < iterations - 1:
+        if not last:
             left = between(result.model) if between is not None else result.model
             current = Groups(left, inputs)
     assert plan is not None
@@ -254,13 +284,23 @@ class _Goal:
             return cls(latency=(times[0], target[times[0]]))
         return cls(budget=Budget(dict(target)))
 
-    def part(self, iterations: int) -> _Goal:
-        """What each of several iterations must reach so that all together reach this."""
+    def part(self, progress: float, first: Groups, current: Groups) -> _Goal:
+        """What is left to do at a share of the schedule: what stays falls geometrically.
+
+        Args:
+            progress: 1 at the last iteration.
+            first: of the original model.
+            current: of the model as it is now.
+        """
         if self.budget is not None:
-            shares = {name: share ** (1 / iterations) for name, share in self.budget.shares.items()}
-            return _Goal(budget=Budget(shares))
+            shares = {
+                name: share**progress * getattr(first.total, name) / getattr(current.total, name)
+                for name, share in self.budget.shares.items()
+            }
+            return _Goal(budget=Budget({name: min(share, 1 - 1e-9) for name, share in shares.items()}))
         assert self.ratio is not None
-        return _Goal(ratio=1 - (1 - self.ratio) ** (1 / iterations))
+        size, left = (sum(group.size for group in groups.prunable) for groups in (first, current))
+        return _Goal(ratio=max(0.0, 1 - (1 - self.ratio) ** progress * size / left))
 
 
 def _prune_once(
@@ -270,13 +310,18 @@ def _prune_once(
     machine: str,
     shapes: Mapping[str, Sequence[int]] | None,
     tell: Progress,
+    *,
+    exactly: bool = True,
 ) -> PruneResult:
     tell("score", 0, 1)
     ranking = _rank(groups, options)
     tell("choose", 0, 1)
     if goal.latency is not None:
         return _within_latency(ranking, goal.latency, machine, shapes, tell)
-    steps = meet(ranking, goal.budget) if goal.budget else ranking.by_ratio(goal.ratio or 0.0)
+    if goal.budget is not None:
+        steps = meet(ranking, goal.budget, exactly=exactly)
+    else:
+        steps = ranking.by_ratio(goal.ratio or 0.0)
     return _result(apply_steps(ranking, steps), ranking)
 
 

@@ -50,7 +50,7 @@ ORDER = {name: index for index, name in enumerate(PUBLIC)}
 HEAVY = ("torch", "tvm", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 USERS = {
     "tvm": {"targets"},
-    "torch": {"capture", "passes", "torch"},
+    "torch": {"capture", "passes", "pruner", "torch"},
     "onnxruntime": {"ir", "oracle", "side_by_side"},
     "onnx": {"ir", "oracle", "capture", "passes", "targets"},
 }

@@ -42,7 +42,8 @@ class Calibration:
             classes lie along the last axis or along axis 1, whichever leaves the target's shape; with float
             targets of the first output's shape the mean squared error; without targets the cross-entropy of
             the first output against its own most likely classes, along axis 1 of four or more axes, else
-            along the last; where that axis has size 1, half the mean square of the output.
+            along the last, or half its mean square where that axis has size 1, and half the mean square of
+            every other output, so that no part of the network goes unseen. Only outputs of floats count.
 
     Raises:
         UsageError: a generator, which would be empty the second time.

@@ -156,24 +156,30 @@ def _checked(loss: object, number: int) -> Tensor:
     return loss.reshape(())
 
 
+def _own_loss(output: Tensor) -> Tensor:
+    axis = 1 if output.dim() >= 4 else output.dim() - 1
+    if output.dim() == 0 or output.shape[axis] == 1:
+        return output.square().mean() / 2
+    logits = output.movedim(axis, -1)
+    logits = logits.reshape(-1, logits.shape[-1])
+    return functional.cross_entropy(logits, logits.argmax(-1))
+
+
 def default_loss(outputs: tuple[Tensor, ...], target: Tensor | None) -> Tensor:
     """The loss where `Calibration.loss` is None, as described there.
 
     Raises:
         UsageError: a target whose shape does not fit the first output.
     """
-    first = next((output for output in outputs if output.is_floating_point()), None)
-    if first is None:
+    floats = [output for output in outputs if output.is_floating_point()]
+    if not floats:
         raise UsageError(
             "the model has no floating-point output, so it has no loss of its own; give Calibration.loss"
         )
+    first = floats[0]
     if target is None:
-        axis = 1 if first.dim() >= 4 else first.dim() - 1
-        if first.dim() == 0 or first.shape[axis] == 1:
-            return first.square().mean() / 2
-        logits = first.movedim(axis, -1)
-        logits = logits.reshape(-1, logits.shape[-1])
-        return functional.cross_entropy(logits, logits.argmax(-1))
+        rest = sum((output.square().mean() / 2 for output in floats[1:]), start=torch.zeros(()))
+        return _own_loss(first) + rest
     if target.is_floating_point():
         if target.shape != first.shape:
             raise UsageError(

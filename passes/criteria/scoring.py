@@ -62,7 +62,7 @@ def group_scores(
 
     Each axis of each parameter that a group slices gives a vote; votes are combined within the group, as in
     SPA (arXiv 2403.18955), and divided by one number per group so that groups of different width and scale
-    can be ranked together. A group on which the criterion has nothing to say is scored by l2 instead.
+    can be ranked together. A group on which the criterion has nothing to say, or all zeros, is scored by l2 instead.
 
     Args:
         groups: of the model.
@@ -86,10 +86,13 @@ def group_scores(
         raise UsageError(f"normalization is one of {', '.join(NORMALIZATIONS)}, not {normalization!r}")
     chosen = get_criterion(criterion)() if isinstance(criterion, str) else criterion
     ballots = {group.name: Ballot(group.size, aggregation) for group in groups.prunable}
+    if not ballots:
+        return {}
     for vote in chosen.votes(Evidence(groups, calibration, seed)):
         ballots[vote.group].add(vote)
-    silent = frozenset(name for name, ballot in ballots.items() if ballot.count == 0)
+    silent = frozenset(name for name, ballot in ballots.items() if not ballot.result().any())
     if silent:
+        ballots |= {name: Ballot(groups[name].size, aggregation) for name in silent}
         for vote in get_criterion("l2")().votes(Evidence(groups, seed=seed, only=silent)):
             ballots[vote.group].add(vote)
         if refusals is not None:

@@ -317,6 +317,8 @@ class Rewriter:
 
     def _set_shapes(self) -> None:
         for value, copy in self._values.items():
+            if value in self._analysis.sequences and self._changed(value):
+                copy.shape = None
             if copy.shape is None or value not in self._analysis.axes or value in self._sliced:
                 continue
             masks = self._mask(value)

@@ -19,7 +19,19 @@ from typing import NoReturn
 
 from sparsecc.errors import SparseccError
 
-VERBS = ("capture", "groups", "sparsify", "compile", "run", "bench", "inspect", "targets", "passes")
+VERBS = (
+    "capture",
+    "groups",
+    "prune",
+    "sparsify",
+    "compile",
+    "run",
+    "bench",
+    "inspect",
+    "targets",
+    "passes",
+    "ops",
+)
 COMPILE_PACKAGES = ("tvm", "networkx", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 INTERNAL_ERROR = 70
 INTERRUPTED = 130

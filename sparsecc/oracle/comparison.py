@@ -21,6 +21,8 @@ from sparsecc.oracle.weights import WeightRoles, enlarged, sliced_alike
 EXTINGUISHED = 1e-6
 """An output that masking leaves smaller than this share of itself is measured against the share."""
 
+SQUASHING = ("Softmax", "Sigmoid", "Tanh", "ArgMax", "ArgMin")
+
 Outputs = Mapping[str, list[np.ndarray]]
 
 
@@ -30,7 +32,8 @@ class OracleResult:
 
     Attributes:
         difference: largest |pruned - masked| of any output, relative to that output's largest |masked|;
-            infinite where the outputs cannot be compared.
+            infinite where the outputs cannot be compared. What a Softmax, Sigmoid, Tanh or ArgMax that is
+            an output reads counts as an output.
         moved: largest |masked - original| likewise, relative to the largest |original|. Zero means that the
             comparison would have been passed without pruning anything.
         taken: every tensor that both models carry is exactly `np.take` of the original's at the positions of
@@ -199,9 +202,13 @@ def _compare(
         weights: values that replace the original's, and by their slices the pruned model's.
     """
     own = {**before.tensors, **weights}
+    if before.outputs != after.outputs:
+        sentence = f"the outputs of the pruned model are {after.outputs}, not {before.outputs}"
+        return OracleResult(math.inf, 0.0, False, bool(weights), (sentence,))
+    names = _observed(before, after)
     wanted, needed = probes(before, plan)
     try:
-        base, shapes, elements = _probed(before, own, inputs, wanted, needed)
+        base, shapes, elements = _probed(before, own, inputs, names, wanted, needed)
     except RunError as error:
         return OracleResult(math.inf, 0.0, False, bool(weights), (f"the original does not run; {error}",))
     if not all(_finite(array) for arrays in base.values() for array in arrays):
@@ -210,7 +217,7 @@ def _compare(
     problems = mask_network(masked_graph, plan, shapes, elements) + disagreements(before, plan, shapes)
     tensors = masked_tensors({**masked_graph.tensors, **weights}, plan.sliced, WeightRoles(before))
     try:
-        masked = run(masked_graph, tensors, inputs, before.outputs)
+        masked = run(masked_graph, tensors, inputs, names)
     except RunError as error:
         problems.append(f"the masked original does not run; {error}")
         return OracleResult(math.inf, 0.0, False, bool(weights), tuple(problems))
@@ -218,31 +225,42 @@ def _compare(
     problems += [f"{name} of the masked original {what}" for name, what in incomparable]
     slices = sliced_alike({name: own[name] for name in weights}, plan.sliced)
     try:
-        found = run(after, {**after.tensors, **slices}, inputs, after.outputs)
+        found = run(after, {**after.tensors, **slices}, inputs, names)
     except RunError as error:
         problems.append(f"the pruned model does not run; {error}")
-        return OracleResult(math.inf, moved, False, bool(weights), tuple(problems))
-    if before.outputs != after.outputs:
-        problems.append(f"the outputs of the pruned model are {after.outputs}, not {before.outputs}")
         return OracleResult(math.inf, moved, False, bool(weights), tuple(problems))
     difference, incomparable = _difference(found, masked, base)
     problems += [f"{name} of the pruned model {what}" for name, what in incomparable]
     return OracleResult(difference, moved, False, bool(weights), tuple(problems))
 
 
+def _observed(before: Network, after: Network) -> list[str]:
+    """Outputs, and what both models read for those that are squashed, which would hide large differences."""
+    names = list(before.outputs)
+    remaining = {name for node in after.proto.graph.node for name in node.output}
+    for node in before.proto.graph.node:
+        if node.op_type in SQUASHING and node.output[0] in before.outputs and node.input[0] in remaining:
+            names.append(node.input[0])
+    return list(dict.fromkeys(names))
+
+
 def _probed(
-    network: Network, tensors: Tensors, inputs: Tensors, wanted: list[str], needed: list[str]
+    network: Network,
+    tensors: Tensors,
+    inputs: Tensors,
+    outputs: list[str],
+    wanted: list[str],
+    needed: list[str],
 ) -> tuple[Outputs, dict[str, tuple[int, ...]], Tensors]:
-    """Outputs, the shapes of some values and the elements of others, of one run."""
+    """Outputs, the shapes of the wanted values and the elements of the needed ones, of one run."""
     probing = network.copy()
     of = {name: f"{name}/shape" for name in wanted}
     for name, shape in of.items():
         probing.proto.graph.node.add(op_type="Shape", input=[name], output=[shape])
-    names = [*network.outputs, *of.values(), *(name for name in needed if name not in network.outputs)]
+    names = list(dict.fromkeys([*outputs, *of.values(), *needed]))
     found = run(probing, tensors, inputs, names)
     shapes = {name: tuple(int(size) for size in found[shape][0]) for name, shape in of.items()}
-    outputs = {name: found[name] for name in network.outputs}
-    return outputs, shapes, {name: found[name][0] for name in needed}
+    return {name: found[name] for name in outputs}, shapes, {name: found[name][0] for name in needed}
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
@@ -39,8 +41,8 @@ class Names:
     """Attribute paths for initializers, unique and such that torch takes them.
 
     `layer.0.weight` stays as it is. A part that is empty or has quotes in it gets `_` in their place; a part
-    that torch.nn.Module uses itself, such as `training` or `forward`, gets one appended, as does a name that
-    is also the beginning of another, and one that is taken already.
+    that torch.nn.Module uses itself, such as `training` or `forward`, or that is a keyword gets one appended,
+    as does a name that is also the beginning of another, and one that is taken already.
 
     Args:
         initializers: names of all initializers.
@@ -69,7 +71,7 @@ class Names:
 
     @staticmethod
     def _free(part: str, owner: nn.Module) -> str:
-        while hasattr(owner, part):
+        while hasattr(owner, part) or keyword.iskeyword(part):
             part += "_"
         return part
 

@@ -45,16 +45,29 @@ def reduce_mean(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_em
     return torch.div(_sum(x, chosen, keepdims), count, rounding_mode="trunc")
 
 
+def _extreme(x: Tensor, axes: list[int], keepdims: int, largest: bool) -> Tensor:
+    """Largest or smallest; of nothing the lowest or highest number there is."""
+    if not axes:
+        return x
+    if all(x.shape[axis] != 0 for axis in axes):
+        return (torch.amax if largest else torch.amin)(x, axes, bool(keepdims))
+    if x.is_floating_point():
+        limit = float("-inf") if largest else float("inf")
+    elif x.dtype == torch.bool:
+        limit = not largest
+    else:
+        limit = torch.iinfo(x.dtype).min if largest else torch.iinfo(x.dtype).max
+    return torch.full_like(x.sum(axes, keepdim=bool(keepdims)), limit, dtype=x.dtype)
+
+
 def reduce_max(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Largest."""
-    chosen = _axes(x, axes, noop_with_empty_axes)
-    return torch.amax(x, chosen, bool(keepdims)) if chosen else x
+    return _extreme(x, _axes(x, axes, noop_with_empty_axes), keepdims, True)
 
 
 def reduce_min(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
     """Smallest."""
-    chosen = _axes(x, axes, noop_with_empty_axes)
-    return torch.amin(x, chosen, bool(keepdims)) if chosen else x
+    return _extreme(x, _axes(x, axes, noop_with_empty_axes), keepdims, False)
 
 
 def reduce_prod(x: Tensor, axes: Axes = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:

@@ -49,9 +49,9 @@ def table(groups: Groups) -> str:
     return "\n".join(lines) + "\n"
 
 
-def without(groups: Groups, group: Group) -> tuple[ir.Model, Rewriter]:
+def without(groups: Groups, group: Group, seed: int = 0) -> tuple[ir.Model, Rewriter]:
     """The model without one index of a group."""
-    rewriter = Rewriter(groups.analysis, group.mask_of(one_removed(group)))
+    rewriter = Rewriter(groups.analysis, group.mask_of(one_removed(group, seed)))
     return rewriter.run(), rewriter
 
 
@@ -68,10 +68,8 @@ def test_table(name: str, golden: Golden) -> None:
     ("name", "kinds"),
     [
         ("rotary-half", {"query.kv_heads": Kind.KEY_VALUE_GROUP, "query.head_dim": Kind.HEAD_DIMENSION}),
-        (
-            "rotary-half",
-            {"query.queries_per_kv_head": Kind.QUERY_GROUP, "value.v_head_dim": Kind.HEAD_DIMENSION},
-        ),
+        ("rotary-half", {"query.queries_per_kv_head": Kind.QUERY_GROUP}),
+        ("rotary-half", {"value.v_head_dim": Kind.HEAD_DIMENSION}),
         ("encoder-layers", {"enter.embedding": Kind.EMBEDDING, "before.linear1.ffn": Kind.FEED_FORWARD}),
         ("encoder-layers", {"before.self_attn.in_proj.heads": Kind.HEAD}),
         ("group-norm", {"first.0.groups": Kind.CHANNEL_GROUP}),
@@ -100,10 +98,17 @@ def test_one_index_of_each_group_can_go(name: str) -> None:
     original = ir.to_proto(groups.model)
     assert groups.prunable
     for group in groups.prunable:
-        pruned, rewriter = without(groups, group)
-        plan = {"format": 1, "kept": rewriter.kept(), "normalizations": rewriter.normalizations()}
-        result = check(original, ir.to_proto(pruned), plan, inputs, precision="float64")
-        assert result.passed(1e-10), (group.name, result)
+        moved = 0.0
+        for seed in range(8):  # a unit that is dead on these inputs shows nothing
+            pruned, rewriter = without(groups, group, seed)
+            plan = {"format": 1, "kept": rewriter.kept(), "normalizations": rewriter.normalizations()}
+            result = check(original, ir.to_proto(pruned), plan, inputs, precision="float64")
+            # Constants that follow a shape stay as they were rounded to fp32; all else is computed in fp64.
+            assert result.passed(2e-7, vacuous=True), (group.name, result)
+            moved = max(moved, result.moved)
+            if moved:
+                break
+        assert moved, group.name
 
 
 def without_slice(groups: Groups, group: Group, parameter: str, axis: int) -> ir.Model:
@@ -150,10 +155,13 @@ def test_the_cost_of_an_index_is_what_goes_with_it(name: str) -> None:
         if len(group.dims) > 1:
             continue
         pruned, _ = without(groups, group)
-        after = Groups(pruned, inputs).total
-        assert groups.total.parameters - after.parameters == pytest.approx(group.cost.parameters, rel=1e-12)
-        assert groups.total.bytes - after.bytes == pytest.approx(group.cost.bytes, rel=1e-12)
-        assert groups.total.flops - after.flops == pytest.approx(group.cost.flops, rel=1e-12)
+        names = {value.name for value in groups.analysis.parameters}
+        tensors = [value.const_value for name, value in pruned.graph.initializers.items() if name in names]
+        after = sum(tensor.size for tensor in tensors if tensor is not None)
+        assert groups.total.parameters - after == group.cost.parameters
+        assert groups.total.bytes - 4 * after == group.cost.bytes
+        flops = Groups(pruned, inputs).total.flops
+        assert groups.total.flops - flops == pytest.approx(group.cost.flops, rel=1e-12)
 
 
 def test_total_counts_every_parameter_and_multiply_add() -> None:
@@ -167,7 +175,7 @@ def test_order_and_lookup() -> None:
     groups = residual()
     assert [group.frozen is not None for group in groups] == sorted(g.frozen is not None for g in groups)
     assert groups["block.conv1.channels"] is next(g for g in groups if g.name == "block.conv1.channels")
-    assert list(groups)[0] is groups[0]
+    assert next(iter(groups)) is groups[0]
     with pytest.raises(UsageError, match="no group 'nowhere'"):
         groups["nowhere"]
 

@@ -265,3 +265,18 @@ def test_models_are_left_as_they_are() -> None:
     before = original.SerializeToString(), pruned.SerializeToString()
     check(original, pruned, case.plan)
     assert (original.SerializeToString(), pruned.SerializeToString()) == before
+
+
+def test_squashed_outputs_are_compared_before_squashing() -> None:
+    """All outputs are exactly one, whatever the slice."""
+    weights = {name: np.abs(array) for name, array in normal(w0=(6, 8), w1=(8, 5)).items()}
+    weights["factor"] = np.array(1e6, np.float32)
+    text = """(float[2,6] x) => (float[2,5] y) {
+        h = MatMul(x, w0) r = Relu(h) m = MatMul(r, w1) s = Mul(m, factor) y = Tanh(s) }"""
+    pruned = weights | {"w0": weights["w0"][:, H], "w1": weights["w1"][shifted(H, 8)]}
+    plan = {"format": 1, "kept": {"w0": {"1": H}, "w1": {"0": shifted(H, 8)}}}
+    ones = {"x": np.ones((2, 6), np.float32)}
+    result = check(model_of(text, weights), model_of(text, pruned), plan, ones, enlarge=False)
+    assert result.taken
+    assert result.difference > 0.05
+    assert result.moved > 0.05

@@ -49,7 +49,7 @@ def test_values_of_each_role() -> None:
         "(float[2,400] x) => (float y) { y = MatMul(x, w) }", {"w": np.zeros((400, 300), np.float32)}
     )
     (matrix,) = enlarged(large, large, {}, 0).values()
-    np.testing.assert_allclose(matrix.std(), 0.05, rtol=0.01)
+    np.testing.assert_allclose(matrix.std(), np.sqrt(2 / 400), rtol=0.01)
 
 
 def test_values_depend_on_seed_and_name_only() -> None:

@@ -58,15 +58,14 @@ class Pruned:
 
 
 def without(model: ir.Model, removed: Mapping[str, list[int]]) -> Pruned:
-    """Delete indices of the groups that slice axis `0` of `name` for the keys `name.0`."""
+    """Delete indices of groups: a key is a group's name, or `name.0` for what slices axis 0 of `name`."""
     found = groups(model)
     kept: dict[Dim, np.ndarray] = {}
     for key, indices in removed.items():
-        name, _, axis = key.rpartition(".")
         (group,) = [
             group
             for group in found.prunable
-            if any(place.parameter == name and place.axis == int(axis) for place in group.axes)
+            if group.name == key or any(f"{place.parameter}.{place.axis}" == key for place in group.axes)
         ]
         mask = np.ones(group.size, np.bool_)
         mask[indices] = False

@@ -84,7 +84,7 @@ def test_running_statistics_do_not_vote() -> None:
 
 def test_distances_to_all_others() -> None:
     weight = np.random.default_rng(0).standard_normal((300, 2, 3)) + 5
-    expected = [sum(np.linalg.norm(own - other) for other in weight) for own in weight]
+    expected = [sum(float(np.linalg.norm(own - other)) for other in weight) for own in weight]
     np.testing.assert_allclose(sum_of_distances(weight, 0), expected, rtol=1e-10)
     np.testing.assert_allclose(sum_of_distances(weight.transpose(1, 0, 2), 1), expected, rtol=1e-10)
 
@@ -212,5 +212,32 @@ class Endless(Criterion):
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(VerificationError, match="criterion endless gave scores of group .* not finite"):
+    with pytest.raises(VerificationError, match=r"criterion endless gave scores of group .* not finite"):
         group_scores(cnn(), Endless())
+
+
+@dataclass(frozen=True)
+class Nothing(Criterion):
+    """Zero for every index."""
+
+    name: ClassVar[str] = "nothing"
+    summary: ClassVar[str] = "zero"
+
+    def votes(self, evidence: Evidence) -> Iterable[Vote]:
+        """One vote per group."""
+        return [Vote(group.name, np.zeros(group.size)) for group in evidence.wanted]
+
+
+@pytest.mark.parametrize("aggregation", ["sum", "mean", "max"])
+def test_a_group_of_zeros_is_scored_by_l2(aggregation: str) -> None:
+    found = cnn()
+    refusals: list[Refusal] = []
+    scores = group_scores(found, Nothing(), aggregation=aggregation, refusals=refusals)
+    for name, expected in group_scores(found, "l2", aggregation=aggregation).items():
+        np.testing.assert_array_equal(scores[name], expected)
+    assert [refusal.where for refusal in refusals] == list(scores)
+
+
+def test_nothing_to_score() -> None:
+    found = groups(graph("(float[2,3] x) => (float y) { y = MatMul(x, w) }", {"w": (3, 4)}))
+    assert group_scores(found, "l2") == {} and not found.prunable

@@ -138,3 +138,10 @@ def test_targets_of_wrong_shape() -> None:
         default_loss((logits,), torch.zeros(2, 3))
     with pytest.raises(UsageError, match="has no floating-point output"):
         default_loss((torch.zeros(2, dtype=torch.int64),), None)
+
+
+def test_every_output_counts_without_targets() -> None:
+    first, second = torch.from_numpy(LOGITS), torch.from_numpy(LOGITS[:, 0] * 3)
+    loss = default_loss((first, torch.zeros(2, dtype=torch.int64), second), None)
+    expected = cross_entropy(LOGITS, LOGITS.argmax(-1)) + SQUARES(LOGITS[:, 0] * 3) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-6)

@@ -130,6 +130,8 @@ def shrunken(kind: Any, overrides: Mapping[str, Any] | None = None) -> Any:
             small = _small(field.name, value)
             if small != value:
                 options[field.name] = small
+    if hasattr(default, "use_cache"):
+        options["use_cache"] = False
     rope = getattr(default, "rope_parameters", None)
     if isinstance(rope, dict) and "mrope_section" in rope:
         options["rope_parameters"] = {
@@ -137,6 +139,8 @@ def shrunken(kind: Any, overrides: Mapping[str, Any] | None = None) -> Any:
             "mrope_section": [_quarter(part) for part in rope["mrope_section"]],
         }
     for name in kind.sub_configs:
+        if "model_type" in given.get(name, {}):
+            continue
         part = getattr(default, name, None) if default is not None else None
         part_kind: Any = type(part) if part is not None else kind.sub_configs[name]
         if dataclasses.is_dataclass(part_kind):

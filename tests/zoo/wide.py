@@ -51,9 +51,28 @@ TASKS = (
 # Fields of a configuration that the general rules leave in a state that the model refuses.
 SMALL_WINDOW = {"window_size": 2}
 SERIES = {"prediction_length": 5, "context_length": 12}
+RESNET: dict[str, Any] = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": [24, 32, 40, 56],
+    "depths": [1, 1, 1, 1],
+    "out_features": ["stage4"],
+}
+ON_RESNET: dict[str, Any] = {"use_timm_backbone": False, "backbone": None, "backbone_config": RESNET}
+ON_RESNET_STAGES: dict[str, Any] = {
+    **ON_RESNET,
+    "backbone_config": {**RESNET, "out_features": ["stage2", "stage3", "stage4"]},
+}
+FOUR_LAYERS = {"backbone_config": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}}
 OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("swin", "swinv2", "donut-swin", "maskformer-swin", "swin2sr"), SMALL_WINDOW),
     **dict.fromkeys(("time_series_transformer", "informer", "autoformer"), SERIES),
+    **dict.fromkeys(("detr", "conditional_detr", "dab-detr", "table-transformer"), ON_RESNET),
+    "deformable_detr": ON_RESNET_STAGES,
+    **dict.fromkeys(("depth_anything", "prompt_depth_anything"), FOUR_LAYERS),
+    "bit": {"num_groups": 4},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "bridgetower": {"num_attention_heads": 3},
 }
 
 
@@ -93,17 +112,14 @@ def build(model_type: str) -> Built:
     model: nn.Module = kind(config).eval()
     cause: Exception | None = None
     for inputs in _candidates(model, config):
-        fixed = {"use_cache": False} if _takes(model, "use_cache") else {}
         try:
-            fields = _fields(model, inputs, fixed)
+            fields = _fields(model, inputs)
         except Exception as error:  # the model's own code runs here and may raise anything
             cause = cause or error
             continue
 
-        def module(
-            model: nn.Module = model, fields: tuple[str, ...] = fields, fixed: Mapping[str, Any] = fixed
-        ) -> nn.Module:
-            return TensorsOnly(copy.deepcopy(model), fields, fixed)
+        def module(model: nn.Module = model, fields: tuple[str, ...] = fields) -> nn.Module:
+            return TensorsOnly(copy.deepcopy(model), fields, {})
 
         return Built(name, Sample(module, inputs), fields)
     raise LookupError(f"no inputs fit {name}: {type(cause).__name__}: {cause}") from cause
@@ -125,15 +141,10 @@ def _first(names: str | tuple[str, ...]) -> str:
     return names if isinstance(names, str) else names[0]
 
 
-def _takes(model: nn.Module, name: str) -> bool:
-    parameters = inspect.signature(model.forward).parameters
-    return name in parameters or any(item.kind is item.VAR_KEYWORD for item in parameters.values())
-
-
-def _fields(model: nn.Module, inputs: Mapping[str, Draw], fixed: Mapping[str, Any]) -> tuple[str, ...]:
+def _fields(model: nn.Module, inputs: Mapping[str, Draw]) -> tuple[str, ...]:
     """Logits where there are any, else all floating-point tensors of the result."""
     with torch.no_grad():
-        result = model(**Sample(lambda: model, inputs).tensors(), **fixed, return_dict=True)
+        result = model(**Sample(lambda: model, inputs).tensors(), return_dict=True)
     found = [
         name
         for name, value in result.items()

@@ -78,7 +78,7 @@ def _operands(text: str, pattern: str) -> tuple[Operand, ...]:
         match = _OPERAND.match(text, place)
         if match is None:
             raise UsageError(
-                f"expected an operand such as x[n,c,*s] at {text[place:].strip()!r} in the pattern {pattern!r}"
+                f"expected an operand such as x[n,c] at {text[place:].strip()!r} in the pattern {pattern!r}"
             )
         name, inner = match.groups()
         terms = tuple(_term(item.strip(), pattern) for item in inner.split(",")) if inner.strip() else ()
@@ -155,7 +155,7 @@ class _PatternRule:
                     _bind_run(node, term.names[0], [axes[place] for place in places], runs)
                 elif len(term.names) == 1:
                     _bind(node, term.names[0], axes[places[0]], bound)
-                else:
+                elif term.names:
                     products.append((term, axes[places[0]]))
         _solve(node, products, bound)
         self._mark(node, placed)
@@ -282,8 +282,9 @@ def _result(
             missing = [name for name in term.names if name not in bound]
             if len(missing) > 1:
                 raise RuleError(f"the sizes of {' and '.join(missing)} cannot be told apart")
-            for name, size in zip(term.names, _sizes(term, sizes[0], bound), strict=True):
-                bound.setdefault(name, node.fixed(size, *_NEW))
+            if missing:
+                for name, size in zip(term.names, _sizes(term, sizes[0], bound), strict=True):
+                    bound.setdefault(name, node.fixed(size, *_NEW))
             axes = [expand(tuple(dim for name in term.names for dim in bound[name]))]
         if [size_of(axis) for axis in axes] != sizes:
             raise RuleError(f"output {operand.name} has the sizes {shape}, which its pattern does not give")
