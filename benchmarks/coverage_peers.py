@@ -26,10 +26,13 @@ from sparsecc.axes.groups import Groups, groups
 from sparsecc.axes.kinds import Roles
 from sparsecc.oracle import check
 from tests.zoo import sample
+from tests.zoo.sample import Sample
 
 PACKAGE = "torch-pruning"
 SECONDS = 75
 RATIO = 0.5
+MAGNITUDE = "MagnitudeImportance"
+RANDOM = "RandomImportance"
 Positions = dict[str, dict[str, list[int]]]
 
 
@@ -66,6 +69,8 @@ def installed() -> str:
 def torch_pruning(name: str) -> PeerResult:
     """Prune half of everything in a network of the zoo with Torch-Pruning's MetaPruner.
 
+    Indices are ranked by magnitude, and at random where that crashes, which leaves the dependencies alone.
+
     Args:
         name: of the zoo.
 
@@ -76,17 +81,20 @@ def torch_pruning(name: str) -> PeerResult:
         zoo = sample(name)
     except KeyError:
         return PeerResult("no module", "the network is an ONNX file")
-    module = zoo.build_module()
-    make_distinct(module)
     inputs = zoo.tensors()
+    module = _fresh(zoo)
     with torch.no_grad():
         original = sparsecc.capture(module, inputs)
     found = groups(original, zoo.draw(0))
     before = tensors_of(module)
     try:
-        _prune(module, inputs, output_layers(module, found))
-    except Exception as error:  # any failure of the other library is a result
-        return PeerResult("crashed", _line(error))
+        _prune(module, inputs, output_layers(module, found), MAGNITUDE)
+    except Exception as first:  # any failure of the other library is a result
+        module = _fresh(zoo)
+        try:
+            _prune(module, inputs, output_layers(module, found), RANDOM)
+        except Exception:
+            return PeerResult("crashed", _line(first))
     after = tensors_of(module)
     share = _count(after) / _count(before)
     if all(after[key].shape == array.shape for key, array in before.items() if key in after):
@@ -103,6 +111,12 @@ def torch_pruning(name: str) -> PeerResult:
     except (sparsecc.errors.SparseccError, ValueError) as error:
         return PeerResult("not compared", _line(error), None, share)
     return _judged(original, pruned, found, kept, zoo.draw(0), share)
+
+
+def _fresh(zoo: Sample) -> nn.Module:
+    module = zoo.build_module()
+    make_distinct(module)
+    return module
 
 
 def make_distinct(module: nn.Module) -> None:
@@ -174,13 +188,15 @@ def _positions(name: str, before: np.ndarray, after: np.ndarray) -> dict[str, li
     return {axis: found for axis, found in kept.items() if len(found) < before.shape[int(axis)]}
 
 
-def _prune(module: nn.Module, inputs: Mapping[str, torch.Tensor], ignored: list[nn.Module]) -> None:
+def _prune(
+    module: nn.Module, inputs: Mapping[str, torch.Tensor], ignored: list[nn.Module], importance: str
+) -> None:
     tp = importlib.import_module("torch_pruning")
 
     pruner = tp.pruner.MetaPruner(
         module,
         dict(inputs),
-        importance=tp.importance.MagnitudeImportance(p=2),
+        importance=getattr(tp.importance, importance)(),
         pruning_ratio=RATIO,
         ignored_layers=ignored,
     )

@@ -75,6 +75,8 @@ class BlockRetention(Retention):
         heights, widths = (_lengths(size, side) for size, side in zip(matrix.shape, self.sides, strict=True))
         norms, sizes = np.sqrt(energy).reshape(-1), np.outer(heights, widths).reshape(-1)
         gone = round(self.sparsity * norms.size)
+        if gone == norms.size:
+            return 0.0, math.inf
         order = np.argpartition(norms / np.sqrt(sizes), gone)
         stay = norms[order[gone:]]
         return float(stay.sum(dtype=np.float64)), float(stay.min())
@@ -339,7 +341,7 @@ def _slabs(weights: list[Weight], dim: Dim, pattern: Retention) -> list[Slab]:
 
 
 def _first_orders(slabs: list[Slab], pattern: Retention) -> list[Order]:
-    """Blocks: alike indices together. N:M: indices of large norm apart."""
+    """Blocks: indices of alike magnitudes together. N:M: indices of large norm apart."""
     size, side = len(slabs[0].elements), slabs[0].side
     flat = [slab.elements.reshape(size, -1) for slab in slabs]
     norms = sum((part.sum(axis=1, dtype=np.float64) for part in flat), np.zeros(size))
@@ -347,7 +349,8 @@ def _first_orders(slabs: list[Slab], pattern: Retention) -> list[Order]:
     if isinstance(pattern, GroupRetention):
         full = size // side * side
         return [np.concatenate([ranked[:full].reshape(side, -1).T.reshape(-1), ranked[full:]])]
-    alike = sum((part @ part.T for part in flat), np.zeros((size, size), np.float32))
+    magnitudes = [np.sqrt(part) for part in flat]
+    alike = sum((part @ part.T for part in magnitudes), np.zeros((size, size), np.float32))
     order: list[int] = []
     free = np.ones(size, bool)
     for first in ranked:

@@ -17,7 +17,14 @@ from sparsecc.axes.kinds import Kind
 from sparsecc.errors import Refusal, UsageError
 
 SCOPES = ("local", "global")
-UNROUNDED = (Kind.HEAD, Kind.KEY_VALUE_GROUP, Kind.QUERY_GROUP, Kind.HEAD_DIMENSION, Kind.EXPERT)
+UNROUNDED = (
+    Kind.CHANNEL_GROUP,
+    Kind.HEAD,
+    Kind.KEY_VALUE_GROUP,
+    Kind.QUERY_GROUP,
+    Kind.HEAD_DIMENSION,
+    Kind.EXPERT,
+)
 """Kinds whose number of indices is no axis of a kernel by itself."""
 LEAST_STEPS = 4
 """A group is divided into at least so many steps, even where the multiple would allow fewer."""

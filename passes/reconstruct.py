@@ -19,7 +19,7 @@ from sparsecc.ir.encoding import from_matrix
 from sparsecc.ir.provenance import record
 from sparsecc.passes.criteria.calibration import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
-from sparsecc.passes.criteria.moments import MAX_COLUMNS, Values, rows, second_moments
+from sparsecc.passes.criteria.moments import MAX_COLUMNS, Moments, Values, rows, second_moments
 from sparsecc.passes.reconstruct_batch_norm import estimate, normalizations
 
 MODES = ("id", "ood", "noise")
@@ -36,6 +36,7 @@ def reconstruct(
     mode: str = "id",
     regress: bool = False,
     damping: float = 0.01,
+    shrink: bool = True,
     batch_norm: bool = False,
     seed: int = 0,
     refusals: list[Refusal] | None = None,
@@ -62,6 +63,8 @@ def reconstruct(
         mode: id for calibration data like the training data, ood for other data, noise for none at all.
         regress: whether to fit layer by layer to the pruned model's own inputs.
         damping: added to the diagonal of H, as a share of its mean; pulls towards the weights as they were.
+        shrink: whether to add columns / rows to the damping, since as many rows as columns or fewer fit noise
+            at the price of everything else; the more data, the less it does.
         batch_norm: whether to estimate the running statistics of batch normalisations anew on the pruned
             model, in the same sweep; only with data like the training data.
         seed: of the noise.
@@ -90,7 +93,7 @@ def reconstruct(
     if not regress:
         by_layer = {pair.dense: pair for pair in layers}
         for layer, moments in second_moments(original, by_layer, data):
-            by_layer[layer].fit_to_moments(moments, damping)
+            by_layer[layer].fit_to_moments(moments, damping, shrink)
     steps: list[tuple[int, LayerPair | ir.Node]] = []
     if batch_norm:
         steps.extend((_place(result, node), node) for node in normalizations(result))
@@ -100,7 +103,7 @@ def reconstruct(
         if isinstance(step, ir.Node):
             estimate(result, step, data)
         else:
-            step.fit_to_outputs(original, result, data, damping)
+            step.fit_to_outputs(original, result, data, damping, shrink)
     return result
 
 
@@ -147,32 +150,32 @@ class LayerPair:
         mask = self.outputs.reshape(matrix.shape[:2])
         return np.stack([matrix[number][mask[number]] for number in chosen])
 
-    def fit_to_moments(self, moments: np.ndarray, damping: float) -> None:
-        """Update from H of the dense inputs, [groups, n, n], as `second_moments` gives it."""
+    def fit_to_moments(self, moments: Moments, damping: float, shrink: bool) -> None:
+        """Update from H of the dense inputs, as `second_moments` gives it."""
         size = self.dense.columns + self.constant
-        own = moments[self.surviving][:, :size, :size]
+        own = moments.sums[self.surviving][:, :size, :size]
         cross = own[:, :, self.inputs]
-        self._write(regression(self.weights(), cross, cross[:, self.inputs], self.columns, damping))
+        self._fit(cross, cross[:, self.inputs], damping + shrink * len(self.columns) / moments.rows)
 
     def fit_to_outputs(
-        self, original: ir.Model, pruned: ir.Model, calibration: Calibration, damping: float
+        self, original: ir.Model, pruned: ir.Model, calibration: Calibration, damping: float, shrink: bool
     ) -> None:
         """Update from the dense outputs and the pruned model's inputs."""
         before = Values(original, self.dense.input_names)
         after = Values(pruned, self.sparse.input_names)
         count, size = len(self.surviving), len(self.inputs)
-        cross = np.zeros((count, self.dense.columns + self.constant, size))
-        gram = np.zeros((count, size, size))
+        cross = Moments.zeros(count, self.dense.columns + self.constant, size)
+        gram = Moments.zeros(count, size, size)
         for batch, _ in calibration.stream(original):
             dense = rows(self.dense, before.run(batch), self.constant)
             sparse = rows(self.sparse, after.run(batch), self.constant)
             for left, right in _aligned(dense, sparse):
-                turned = left[self.surviving].transpose(0, 2, 1)
-                cross += turned @ right
-                gram += right.transpose(0, 2, 1) @ right
-        self._write(regression(self.weights(), cross, gram, self.columns, damping))
+                cross.add(left[self.surviving], right)
+                gram.add(right, right)
+        self._fit(cross.sums, gram.sums, damping + shrink * len(self.columns) / gram.rows)
 
-    def _write(self, found: np.ndarray) -> None:
+    def _fit(self, cross: np.ndarray, gram: np.ndarray, damping: float) -> None:
+        found = regression(self.weights(), cross, gram, self.columns, damping)
         value, bias = self.sparse.value, self.sparse.bias
         kept = len(self.columns)
         assert value.const_value is not None

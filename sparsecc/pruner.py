@@ -22,6 +22,7 @@ from sparsecc.passes.prune import Pruned, apply_steps, rank
 from sparsecc.passes.prune_budget import LATENCY_TOLERANCE, Budget, check_share, meet, nearest
 from sparsecc.passes.prune_plan import PrunedGroup, PrunePlan, compose, masks_of, prune_with
 from sparsecc.passes.prune_ranking import Ranking, Selection, Step
+from sparsecc.passes.reconstruct import reconstruct
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +51,7 @@ class PruneResult:
         after: of the copy.
         refusals: groups that stayed whole, and why.
         latency_share: measured or predicted time over that of the original, if that was the budget.
+        reconstructed: the weights that stay were fitted anew.
     """
 
     model: ir.Model
@@ -58,6 +60,7 @@ class PruneResult:
     after: Cost
     refusals: tuple[Refusal, ...] = ()
     latency_share: float | None = None
+    reconstructed: bool = False
 
     @property
     def groups(self) -> tuple[PrunedGroup, ...]:
@@ -107,6 +110,12 @@ class PruneOptions(TypedDict, total=False):
         skip: names, globs or kinds of groups that stay whole.
         data: batches for criteria that need them.
         seed: of every random choice (0).
+        reconstruct: after pruning, fit the weights that read what is left to the outputs of the dense model,
+            without training (OBSPA): "id" on `data` like the training data, "ood" on other `data`, "noise"
+            on none; "none" by default.
+        regress: fit layer by layer to the pruned model's own inputs, which repairs the error of earlier
+            layers too and takes longer (False).
+        batch_norm: estimate the statistics of batch normalisations anew, with "id" only (False).
     """
 
     criterion: str | Criterion
@@ -120,6 +129,9 @@ class PruneOptions(TypedDict, total=False):
     skip: Sequence[str]
     data: Calibration | None
     seed: int
+    reconstruct: str
+    regress: bool
+    batch_norm: bool
 
 
 def _rank(groups: Groups, options: PruneOptions) -> Ranking:
@@ -217,7 +229,7 @@ def prune_ratios(
         VerificationError: nothing can be pruned.
     """
     ranking = _rank(Groups(model, inputs), options)
-    return [_result(apply_steps(ranking, ranking.by_ratio(ratio)), ranking) for ratio in ratios]
+    return [_result(apply_steps(ranking, ranking.by_ratio(ratio)), ranking, options) for ratio in ratios]
 
 
 def replay(model: ir.Model, plan: PrunePlan, inputs: Mapping[str, np.ndarray] | None = None) -> PruneResult:
@@ -241,16 +253,19 @@ def verify(
 ) -> OracleResult:
     """Check with the oracle that a pruned model equals the original with the same slices zeroed.
 
+    A reconstructed model has other weights on purpose; there the plan is checked, by replaying it.
+
     Args:
         model: the original.
-        result: of `prune`.
+        result: of `prune`, without a schedule that trained in between.
         inputs: arrays for all graph inputs; random ones if None.
         tolerance: largest relative difference.
 
     Raises:
         VerificationError: it does not.
     """
-    found = check_oracle(ir.to_proto(model), ir.to_proto(result.model), result.plan.to_json(), inputs)
+    pruned = replay(model, result.plan, inputs).model if result.reconstructed else result.model
+    found = check_oracle(ir.to_proto(model), ir.to_proto(pruned), result.plan.to_json(), inputs)
     if not found.passed(tolerance, vacuous=not result.plan.kept):
         reasons = "; ".join(found.problems) or f"the outputs differ by {found.difference:.2g} (relative)"
         raise VerificationError(f"the pruned model is not the original with those slices zeroed: {reasons}")
@@ -317,17 +332,19 @@ def _prune_once(
     ranking = _rank(groups, options)
     tell("choose", 0, 1)
     if goal.latency is not None:
-        return _within_latency(ranking, goal.latency, machine, shapes, tell)
+        return _within_latency(ranking, goal.latency, options, machine, shapes, tell)
     if goal.budget is not None:
         steps = meet(ranking, goal.budget, exactly=exactly)
     else:
         steps = ranking.by_ratio(goal.ratio or 0.0)
-    return _result(apply_steps(ranking, steps), ranking)
+    tell("prune", 0, 1)
+    return _result(apply_steps(ranking, steps), ranking, options)
 
 
 def _within_latency(
     ranking: Ranking,
     goal: tuple[str, float],
+    options: PruneOptions,
     machine: str,
     shapes: Mapping[str, Sequence[int]] | None,
     tell: Progress,
@@ -338,12 +355,16 @@ def _within_latency(
     model = ranking.groups.model
     if quantity == "latency":
         with MeasuredLatency(model, machine, shapes) as clock:
-            return _meet_latency(ranking, clock, share, tell)
-    return _meet_latency(ranking, PredictedLatency(model, machine, shapes), share, tell)
+            return _meet_latency(ranking, clock, share, options, tell)
+    return _meet_latency(ranking, PredictedLatency(model, machine, shapes), share, options, tell)
 
 
 def _meet_latency(
-    ranking: Ranking, clock: MeasuredLatency | PredictedLatency, share: float, tell: Progress
+    ranking: Ranking,
+    clock: MeasuredLatency | PredictedLatency,
+    share: float,
+    options: PruneOptions,
+    tell: Progress,
 ) -> PruneResult:
     seen: dict[int, float] = {}
     most = max(len(ranking.steps).bit_length(), 1)
@@ -361,13 +382,36 @@ def _meet_latency(
             f"a latency of {share:.3g} of the dense model cannot be met within {LATENCY_TOLERANCE:.0%}: the "
             f"nearest that was reached is {found * share:.3g}; allow more to be removed or ask for that"
         )
-    return replace(_result(apply_steps(ranking, steps), ranking), latency_share=found * share)
+    return replace(_result(apply_steps(ranking, steps), ranking, options), latency_share=found * share)
 
 
-def _result(pruned: Pruned, ranking: Ranking) -> PruneResult:
+def _result(pruned: Pruned, ranking: Ranking, options: PruneOptions) -> PruneResult:
+    refusals: list[Refusal] = []
+    model = pruned.model
+    mode = options.get("reconstruct", "none")
+    if mode != "none":
+        model = reconstruct(
+            ranking.groups.model,
+            pruned.model,
+            ranking.groups,
+            pruned.kept,
+            options.get("data"),
+            mode=mode,
+            regress=options.get("regress", False),
+            batch_norm=options.get("batch_norm", False),
+            seed=options.get("seed", 0),
+            refusals=refusals,
+        )
     frozen = [
         Refusal(group.frozen.reason, group.name, group.frozen.code)
         for group in ranking.groups
         if group.frozen is not None
     ]
-    return PruneResult(pruned.model, pruned.plan, pruned.before, pruned.after, (*frozen, *ranking.refusals()))
+    return PruneResult(
+        model,
+        pruned.plan,
+        pruned.before,
+        pruned.after,
+        (*frozen, *ranking.refusals(), *refusals),
+        reconstructed=mode != "none",
+    )

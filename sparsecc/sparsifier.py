@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,11 @@ from sparsecc.errors import Refusal
 from sparsecc.ir.encoding import get_encoding
 from sparsecc.ir.weights import weight_uses
 from sparsecc.passes.base import Context
+from sparsecc.passes.permute import Permute
 from sparsecc.passes.sparsify import Sparsify
+
+Progress = Callable[[str, int, int], None]
+"""Called with a phase's name, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,16 @@ class SparsifyResult:
     Attributes:
         model: the copy.
         layers: all weights of convolutions and matrix products, in the graph's order.
-        refusals: the layers that stayed as they were, and why.
+        refusals: the layers that stayed as they were, the groups whose order could not change, and why.
         zeros: share of zeros over all of `layers`.
+        notes: short sentences on what was reordered.
     """
 
     model: ir.Model
     layers: tuple[LayerZeros, ...]
     refusals: tuple[Refusal, ...]
     zeros: float
+    notes: tuple[str, ...] = ()
 
 
 def sparsify(
@@ -57,6 +63,9 @@ def sparsify(
     scope: str = "layer",
     skip: Sequence[str] = (),
     min_size: int = 1024,
+    permute: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> SparsifyResult:
     """Zero the weights of least magnitude in a pattern, on a copy.
 
@@ -69,17 +78,35 @@ def sparsify(
         scope: "layer", or "global" for one threshold over all layers.
         skip: names of layers or parameters to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
+        permute: first reorder channels, heads and features so that the pattern keeps more; the network
+            computes the same. For blocks and N:M only, and with the sparsity of each layer by itself.
+        seed: of the search for these orders.
+        progress: told about both phases.
 
     Raises:
-        UsageError: a pattern, sparsity or scope that does not exist or contradicts another.
+        UsageError: a pattern, sparsity or scope that does not exist or contradicts another, or a pattern
+            for which the order makes no difference.
+        VerificationError: ONNX Runtime cannot run the model that is to be reordered.
     """
     if sparsity is None:
         sparsity = -1.0 if ":" in pattern else 0.8
     item = Sparsify(pattern=pattern, sparsity=sparsity, scope=scope, skip=tuple(skip), min_size=min_size)
     copy = model.clone()
+    tell = progress or _silent
+    refusals, notes = (), ()
+    if permute:
+        order = Permute(pattern, sparsity, tuple(skip), min_size)
+        tell("permute", 0, 1)
+        done = order.reorder(copy, Context(seed), lambda done, total: tell("permute", done, total))
+        refusals, notes = done.refusals, done.notes
+    tell("sparsify", 0, 1)
     result = item.apply(copy, Context())
     layers, zeros, total = zeros_of(copy)
-    return SparsifyResult(copy, layers, result.refusals, zeros / total if total else 0.0)
+    return SparsifyResult(copy, layers, (*result.refusals, *refusals), zeros / total if total else 0.0, notes)
+
+
+def _silent(phase: str, done: int, total: int) -> None:
+    """Nobody is told."""
 
 
 def zeros_of(model: ir.Model) -> tuple[tuple[LayerZeros, ...], int, int]:

@@ -13,7 +13,7 @@ from benchmarks import coverage_peers as peers
 from tests.zoo import registry
 from tests.zoo.sample import Floats, Sample
 
-Prune = Callable[[nn.Module, Mapping[str, torch.Tensor], list[nn.Module]], None]
+Prune = Callable[[nn.Module, Mapping[str, torch.Tensor], list[nn.Module], str], None]
 
 
 class Residual(nn.Module):
@@ -44,7 +44,9 @@ def cut(layer: nn.Module, axis: int, kept: list[int]) -> None:
 def prune_residual(shift: int = 0) -> Prune:
     """Cut the stream and the hidden layer; the reader of the stream takes positions moved by `shift`."""
 
-    def prune(module: nn.Module, _inputs: Mapping[str, torch.Tensor], ignored: list[nn.Module]) -> None:
+    def prune(
+        module: nn.Module, _inputs: Mapping[str, torch.Tensor], ignored: list[nn.Module], _by: str
+    ) -> None:
         assert isinstance(module, Residual)
         assert ignored == [module.head]
         stream, hidden = [0, 2, 5, 6], [1, 2, 4]
@@ -60,16 +62,31 @@ def prune_residual(shift: int = 0) -> Prune:
     return prune
 
 
-def prune_half(module: nn.Module, _inputs: Mapping[str, torch.Tensor], _ignored: list[nn.Module]) -> None:
+def prune_half(
+    module: nn.Module, _inputs: Mapping[str, torch.Tensor], _ignored: list[nn.Module], _by: str
+) -> None:
     assert isinstance(module, Residual)
     cut(module.up, 0, [0, 1])
 
 
-def prune_nothing(_module: nn.Module, _inputs: Mapping[str, torch.Tensor], _: list[nn.Module]) -> None:
+def prune_nothing(
+    _module: nn.Module, _inputs: Mapping[str, torch.Tensor], _ignored: list[nn.Module], _by: str
+) -> None:
     pass
 
 
-def crash(_module: nn.Module, _inputs: Mapping[str, torch.Tensor], _: list[nn.Module]) -> None:
+def crash_by_magnitude(
+    module: nn.Module, inputs: Mapping[str, torch.Tensor], ignored: list[nn.Module], by: str
+) -> None:
+    if by == peers.MAGNITUDE:
+        cut(module.get_submodule("up"), 0, [0])
+        raise IndexError
+    prune_residual()(module, inputs, ignored, by)
+
+
+def crash(
+    _module: nn.Module, _inputs: Mapping[str, torch.Tensor], _ignored: list[nn.Module], _by: str
+) -> None:
     raise KeyError("enter")
 
 
@@ -81,6 +98,7 @@ def crash(_module: nn.Module, _inputs: Mapping[str, torch.Tensor], _: list[nn.Mo
         (prune_half, "does not run"),
         (prune_nothing, "pruned nothing"),
         (crash, "crashed"),
+        (crash_by_magnitude, "equal"),
     ],
 )
 def test_outcomes(monkeypatch: pytest.MonkeyPatch, prune: Prune, outcome: str) -> None:

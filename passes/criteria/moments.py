@@ -7,6 +7,7 @@ over the data in ONNX Runtime with the layers' inputs as outputs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -68,9 +69,32 @@ def rows(layer: LinearLayer, values: Mapping[str, np.ndarray], constant: bool) -
             yield np.concatenate([part, np.ones((*part.shape[:2], 1))], axis=2) if constant else part
 
 
+@dataclass
+class Moments:
+    """Sums of products of rows.
+
+    Attributes:
+        sums: left' right, [groups, columns of left, columns of right] float64.
+        rows: number of rows so far.
+    """
+
+    sums: np.ndarray
+    rows: int = 0
+
+    @classmethod
+    def zeros(cls, groups: int, left: int, right: int) -> Moments:
+        """Before the first row."""
+        return cls(np.zeros((groups, left, right)))
+
+    def add(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Count rows [groups, rows, columns] of both."""
+        self.sums += left.transpose(0, 2, 1) @ right
+        self.rows += left.shape[1]
+
+
 def second_moments(
     model: ir.Model, layers: Iterable[LinearLayer], calibration: Calibration
-) -> Iterator[tuple[LinearLayer, np.ndarray]]:
+) -> Iterator[tuple[LinearLayer, Moments]]:
     """H = X'X of each layer.
 
     Args:
@@ -79,20 +103,19 @@ def second_moments(
         calibration: is gone through once per portion of layers.
 
     Yields:
-        (layer, [groups, columns, columns] float64), with a last row and column for a constant input of 1
-        where the layer has a bias.
+        (layer, moments), with a last row and column for a constant input of 1 where the layer has a bias.
 
     Raises:
         UsageError: data that do not fit the model.
     """
     for portion in _portions(layers):
         values = Values(model, [name for layer in portion for name in layer.input_names])
-        sums = [np.zeros((layer.groups, *(2 * (_width(layer),)))) for layer in portion]
+        sums = [Moments.zeros(layer.groups, _width(layer), _width(layer)) for layer in portion]
         for batch, _ in calibration.stream(model):
             found = values.run(batch)
             for layer, total in zip(portion, sums, strict=True):
                 for part in rows(layer, found, layer.bias is not None):
-                    np.add(total, part.transpose(0, 2, 1) @ part, out=total)
+                    total.add(part, part)
         yield from zip(portion, sums, strict=True)
 
 

@@ -59,9 +59,9 @@ class StructuredOBS(Criterion):
             and any(axis.axis == layer.input_axis for _, axis in evidence.slices.get(layer.name, []))
         ]
         for layer, moments in second_moments(model, readers, data):
-            inverse = damped_inverse(moments, layer.columns, self.damping)
+            inverse = damped_inverse(moments.sums, layer.columns, self.damping)
             matrix = layer.matrix
-            matrix *= np.einsum("gii->gi", moments)[:, None, : layer.columns] > 0
+            matrix *= np.einsum("gii->gi", moments.sums)[:, None, : layer.columns] > 0
             for group, axis in evidence.slices[layer.name]:
                 if axis.axis == layer.input_axis:
                     yield Vote(group.name, block_scores(matrix, inverse, _columns(layer, axis, group.size)))

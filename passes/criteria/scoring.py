@@ -62,7 +62,8 @@ def group_scores(
 
     Each axis of each parameter that a group slices gives a vote; votes are combined within the group, as in
     SPA (arXiv 2403.18955), and divided by one number per group so that groups of different width and scale
-    can be ranked together. A group on which the criterion has nothing to say, or all zeros, is scored by l2 instead.
+    can be ranked together. A group on which the criterion has nothing to say, or all zeros, is scored by l2
+    instead.
 
     Args:
         groups: of the model.

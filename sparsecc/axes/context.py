@@ -226,8 +226,15 @@ class OpContext:
             self.freeze(axis, "it reaches a value whose shape could not be found", "no-shape")
 
     def gives(self, number: int) -> bool:
-        """Whether an optional output is used."""
+        """Whether the node has an optional output."""
         return number < len(self.node.outputs) and bool(self.node.outputs[number].name)
+
+    def is_read(self, number: int) -> bool:
+        """Whether anything reads an optional output."""
+        if not self.gives(number):
+            return False
+        value = self.node.outputs[number]
+        return value.is_graph_output() or bool(value.uses())
 
     def set_sequence(self, number: int, elements: list[Axes]) -> None:
         """Axes of the elements of an output that is a sequence."""

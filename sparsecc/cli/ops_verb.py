@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _DETAILS = """\
 A pattern names axes: equal names are one axis, (a b) is a row-major product, (a|b) a concatenation, *s any
-number of axes; ! marks an axis that keeps all its indices, ~ one over which statistics are taken. An op that is
-not listed freezes what it touches; sparsecc.register_rule adds a row."""
+number of axes; ! marks an axis that keeps all its indices, ~ one over which statistics are taken. An op that
+is not listed freezes what it touches; sparsecc.register_rule adds a row."""
 _EXAMPLES = """\
   sparsecc ops
   sparsecc ops --family linear

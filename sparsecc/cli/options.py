@@ -47,7 +47,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sparsity(parser: argparse.ArgumentParser) -> None:
-    """--pattern, --sparsity, --scope, --skip and --min-size."""
+    """--pattern, --sparsity, --scope, --skip, --min-size and --permute."""
     group = parser.add_argument_group("sparsity (magnitude, without training)")
     group.add_argument("--pattern", help="unstructured, RxC such as 4x1, N:M such as 2:4, or fan-in")
     group.add_argument(
@@ -61,6 +61,9 @@ def add_sparsity(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--min-size", type=int, default=1024, metavar="N", help="leave smaller weights alone (%(default)s)"
+    )
+    group.add_argument(
+        "--permute", action="store_true", help="first reorder channels so that the pattern keeps more"
     )
 
 

@@ -22,15 +22,26 @@ if TYPE_CHECKING:
 
 _DETAILS = """\
 Whole slices go from every layer that shares them (`sparsecc groups` lists them), so the result is an ordinary
-smaller network that any runtime runs faster. Nothing is trained: fine-tune it afterwards. The result is checked
+smaller network. Nothing is trained, which costs accuracy: fine-tune it afterwards. The result is checked
 against the original with the same slices zeroed, unless --no-verify is given."""
 _EXAMPLES = """\
   sparsecc prune model.onnx -o smaller.onnx --ratio 0.3
-  sparsecc prune model.onnx -o smaller.onnx --target flops=0.5 --scope global --skip '*.heads'
-  sparsecc prune model.onnx -o smaller.onnx --target latency=0.6 --round-to 16
+  sparsecc prune model.onnx -o smaller.onnx --flops 0.5 --scope global --skip '*.heads'
+  sparsecc prune model.onnx -o smaller.onnx --latency 0.6 --round-to 16
+  sparsecc prune model.onnx -o smaller.onnx --ratios 0.3,0.5,0.7
+  sparsecc prune model.onnx -o smaller.onnx --ratio 0.2 --reconstruct id --data batch.npz
   sparsecc prune model.onnx -o smaller.onnx --criterion taylor --data batch0.npz --data batch1.npz
   sparsecc prune train.py:make_model -o smaller.onnx --ratio 0.5 --save-plan plan.json
   sparsecc prune retrained.onnx -o smaller.onnx --plan plan.json"""
+
+
+_TARGETS = {
+    "parameters": "share of the dense model's parameters that stays",
+    "flops": "share of its FLOPs that stays",
+    "bytes": "share of the bytes of its parameters that stays",
+    "latency": "share of its time that stays, measured on this machine",
+    "predicted-latency": "share of its time that stays, by the cost model",
+}
 
 
 def add(verbs: Verbs) -> None:
@@ -44,19 +55,31 @@ def add(verbs: Verbs) -> None:
     much = parser.add_argument_group("how much (by default --ratio 0.5)")
     much.add_argument("--ratio", type=float, metavar="SHARE", help="share of the indices that goes")
     much.add_argument(
-        "--target",
-        action="append",
-        default=[],
-        metavar="NAME=SHARE",
-        help="share of the dense model's parameters, flops, bytes, latency (measured here) or "
-        "predicted-latency that stays (the first three may be combined)",
+        "--ratios",
+        metavar="A,B,...",
+        help="several, from one ranking: OUT becomes OUT-A.onnx, OUT-B.onnx, ...",
     )
+    for name, text in _TARGETS.items():
+        much.add_argument(f"--{name}", type=float, metavar="SHARE", help=text)
     much.add_argument("--plan", type=Path, metavar="FILE", help="delete what a saved plan deletes")
     much.add_argument("--iterations", type=int, metavar="N", help="score anew after each of N parts (1)")
     _add_choice(parser)
+    _add_reconstruction(parser)
     parser.add_argument("--save-plan", type=Path, metavar="FILE", help="write what stays as JSON")
     parser.add_argument("--no-verify", action="store_true", help="leave out the check against the original")
     parser.add_argument("--machine", default="cpu", metavar="TARGET", help="of a latency (%(default)s)")
+
+
+def _add_reconstruction(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("repairing without training")
+    group.add_argument(
+        "--reconstruct",
+        choices=("id", "ood", "noise"),
+        help="fit what is left to the dense model on --data like the training data (id), on other --data "
+        "(ood) or on noise",
+    )
+    group.add_argument("--regress", action="store_true", help="layer by layer, on the pruned model's inputs")
+    group.add_argument("--batch-norm", action="store_true", help="estimate batch-norm statistics anew (id)")
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
@@ -103,54 +126,111 @@ def run(args: argparse.Namespace) -> int:
     """Prune, check, write, and show what went."""
     from sparsecc.cli.source import read_model, write_model
 
-    for path in (args.out, args.save_plan):
+    _check_plan_alone(args)
+    ratios = _ratios(args)
+    outs = [args.out] if not ratios else [_numbered(args.out, ratio) for ratio in ratios]
+    for path in (*outs, args.save_plan):
         if path is not None:
             check_out(path, force=args.force)
-    _check_plan_alone(args)
     shapes = read_shapes(args.shape)
+    bounds = _shares(args.bound, "--bound")
     with Progress() as progress:
         progress("capture", 0, 1)
         model = read_model(args.source, shapes, foreign_ops=True)
-        result = _pruned(args, model, progress)
-        checked: OracleResult | None = None
-        if not args.no_verify and result.before.bytes <= LARGEST_SINGLE_FILE:
-            from sparsecc.pruner import verify
-
-            progress("verify", 0, 1)
-            checked = verify(model, result)
+        results = _pruned(args, model, ratios, bounds, progress)
+        checks = [_checked(args, model, result, progress) for result in results]
         progress("write", 0, 1)
-        size = write_model(result.model, args.out)
+        sizes = [write_model(result.model, out) for result, out in zip(results, outs, strict=True)]
         if args.save_plan is not None:
-            result.plan.save(args.save_plan)
-    _print(result, checked)
-    print(f"{args.out}: {size} bytes")
+            results[0].plan.save(args.save_plan)
+    for result, check, out, size in zip(results, checks, outs, sizes, strict=True):
+        _print(result, check)
+        print(f"{out}: {size} bytes\n")
     if args.save_plan is not None:
         print(f"{args.save_plan}: the plan, for `sparsecc prune --plan`")
     return 0
 
 
-def _pruned(args: argparse.Namespace, model: ir.Model, progress: Progress) -> PruneResult:
+def _ratios(args: argparse.Namespace) -> list[float]:
+    """The numbers of --ratios.
+
+    Raises:
+        UsageError: no numbers, or other options that say how much.
+    """
+    if args.ratios is None:
+        return []
+    given = [
+        name for name in ("ratio", "iterations", "save_plan", *_TARGETS) if _value(args, name) is not None
+    ]
+    if given:
+        raise UsageError(
+            f"--ratios and --{given[0].replace('_', '-')} contradict each other; give one of them"
+        )
+    try:
+        return [float(text) for text in args.ratios.split(",")]
+    except ValueError:
+        raise UsageError(f"--ratios {args.ratios}: expected numbers such as 0.3,0.5,0.7") from None
+
+
+def _numbered(out: Path, ratio: float) -> Path:
+    return out.with_name(f"{out.stem}-{ratio:g}{out.suffix}")
+
+
+def _value(args: argparse.Namespace, name: str) -> object:
+    return getattr(args, name.replace("-", "_"))
+
+
+def _checked(
+    args: argparse.Namespace, model: ir.Model, result: PruneResult, progress: Progress
+) -> OracleResult | None:
+    if args.no_verify or result.before.bytes > LARGEST_SINGLE_FILE:
+        return None
+    from sparsecc.pruner import verify
+
+    progress("verify", 0, 1)
+    return verify(model, result)
+
+
+def _pruned(
+    args: argparse.Namespace,
+    model: ir.Model,
+    ratios: Sequence[float],
+    bounds: Mapping[str, float],
+    progress: Progress,
+) -> list[PruneResult]:
     from sparsecc.passes.prune_plan import PrunePlan
-    from sparsecc.pruner import PruneOptions, prune, replay
+    from sparsecc.pruner import PruneOptions, prune, prune_ratios, replay
 
     if args.plan is not None:
         progress("prune", 0, 1)
-        return replay(model, PrunePlan.load(args.plan))
-    options: PruneOptions = {"bounds": _shares(args.bound, "--bound"), "only": args.only, "skip": args.skip}
+        return [replay(model, PrunePlan.load(args.plan))]
+    targets = {
+        name: share for name in _TARGETS if (share := getattr(args, name.replace("-", "_"))) is not None
+    }
+    options: PruneOptions = {"bounds": list(bounds.items()), "only": args.only, "skip": args.skip}
     for name in ("criterion", "aggregation", "normalization", "scope", "round_to", "largest", "seed"):
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)
     if args.data:
         options["data"] = _calibration(args.data, [value.name or "" for value in model.graph.inputs])
-    return prune(
+    if args.reconstruct is not None:
+        options["reconstruct"] = args.reconstruct
+        options["regress"] = args.regress
+        options["batch_norm"] = args.batch_norm
+    elif args.regress or args.batch_norm:
+        raise UsageError("--regress and --batch-norm are parts of a reconstruction: give --reconstruct too")
+    if ratios:
+        return prune_ratios(model, ratios, **options)
+    result = prune(
         model,
         args.ratio,
-        target=dict(_shares(args.target, "--target")) or None,
+        target=targets or None,
         iterations=1 if args.iterations is None else args.iterations,
         machine=args.machine,
         progress=progress,
         **options,
     )
+    return [result]
 
 
 def _check_plan_alone(args: argparse.Namespace) -> None:
@@ -161,18 +241,10 @@ def _check_plan_alone(args: argparse.Namespace) -> None:
     """
     if args.plan is None:
         return
-    names = (
-        "ratio",
-        "target",
-        "iterations",
-        "criterion",
-        "aggregation",
-        "normalization",
-        "scope",
-        "round_to",
-    )
-    names = (*names, "largest", "bound", "only", "skip", "data", "seed")
-    given = [name for name in names if getattr(args, name) not in (None, [])]
+    much = ("ratio", "ratios", *_TARGETS, "iterations")
+    which = ("criterion", "aggregation", "normalization", "scope", "round_to", "largest", "bound", "only")
+    names = (*much, *which, "skip", "data", "seed", "reconstruct")
+    given = [name for name in names if _value(args, name) not in (None, [])]
     if given:
         option = given[0].replace("_", "-")
         raise UsageError(
@@ -180,8 +252,8 @@ def _check_plan_alone(args: argparse.Namespace) -> None:
         )
 
 
-def _shares(texts: Sequence[str], option: str) -> list[tuple[str, float]]:
-    """`flops=0.5` -> ("flops", 0.5).
+def _shares(texts: Sequence[str], option: str) -> dict[str, float]:
+    """`flops=0.5` -> {"flops": 0.5}.
 
     Raises:
         UsageError: a text is not of this form, or names something twice.
@@ -200,7 +272,7 @@ def _shares(texts: Sequence[str], option: str) -> list[tuple[str, float]]:
         if name in found:
             raise UsageError(f"{option} gives {name} twice")
         found[name] = value
-    return list(found.items())
+    return found
 
 
 def _calibration(files: Sequence[Path], inputs: Sequence[str]) -> Calibration:

@@ -13,7 +13,7 @@ _DETAILS = """\
 Nothing is trained: magnitude alone costs accuracy, the more the more is zeroed. `compile` uses the zeros of
 any model, whoever made them, so a model that was trained to be sparse needs no `sparsify`."""
 _EXAMPLES = """\
-  sparsecc sparsify model.onnx -o sparse.onnx --pattern 4x1 --sparsity 0.8
+  sparsecc sparsify model.onnx -o sparse.onnx --pattern 4x1 --sparsity 0.8 --permute
   sparsecc sparsify model.onnx -o sparse.onnx --pattern 2:4 --skip 'head*'
   sparsecc sparsify train.py:make_model -o sparse.onnx --pattern unstructured --sparsity 0.9 --scope global"""
 
@@ -37,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
     with Progress() as progress:
         progress("capture", 0, 1)
         model = read_model(args.source, shapes)
-        progress("sparsify", 0, 1)
         result = sparsify(
             model,
             args.pattern or "4x1",
@@ -45,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
             scope=args.scope,
             skip=args.skip,
             min_size=args.min_size,
+            permute=args.permute,
+            progress=progress,
         )
         progress("write", 0, 1)
         size = write_model(result.model, args.out)
@@ -60,5 +61,7 @@ def run(args: argparse.Namespace) -> int:
         for layer in result.layers
     ]
     print(table(("layer", "shape", "pattern", "#zeros", "left as it was because"), rows))
+    for note in result.notes:
+        print(f"\n{note}")
     print(f"\n{args.out}: {result.zeros:.1%} of the weights are zero, {size} bytes")
     return 0

@@ -22,7 +22,7 @@ _PAGE = Template("""<!DOCTYPE html>
 <title>$title</title>
 <style>
 ${style}body { max-width: 110rem; }
-.sides { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 1.25rem; }
+.sides { display: grid; grid-template-columns: minmax(0, 4fr) minmax(0, 3fr); gap: 1.25rem; }
 .sides > div { max-height: 80vh; overflow: auto; border: 1px solid var(--line); border-radius: .5rem; }
 .graph { max-width: none; margin: .8rem; }
 .graph path { fill: none; stroke: var(--dense); }
@@ -30,7 +30,8 @@ ${style}body { max-width: 110rem; }
 .graph rect[style] + text { fill: #1c2430; }
 .graph.chosen g, .graph.chosen path { opacity: .15; }
 .graph.chosen .on { opacity: 1; } .graph.chosen path.on { stroke: var(--fg); }
-tr[data-group] { cursor: pointer; } tr.on { background: var(--card); }
+tr[data-group] { cursor: pointer; } tr[data-group] code { display: block; min-width: 17rem; }
+tr.on { background: var(--card); }
 .bar { background: var(--ours); height: .5rem; border-radius: .15rem; min-width: 1px; }
 .dot { display: inline-block; width: .8rem; height: .8rem; border-radius: .15rem; }
 </style>
@@ -117,7 +118,7 @@ def _cards(groups: Groups) -> str:
 def _groups_table(groups: Groups, prunable: Sequence[Group]) -> str:
     if not prunable:
         return '<p class="soft">Nothing can be pruned.</p>'
-    heads = ("", "group", "kind", "#size", "exactness", "#parameters", "#FLOPs", "#tensors", "share")
+    heads = ("", "group", "share", "kind", "#size", "exactness", "#parameters", "#FLOPs", "#tensors")
     parameters = [group.size * group.cost.parameters for group in prunable]
     total, largest = groups.total.parameters, max(parameters) or 1.0
     cells = [
@@ -134,10 +135,11 @@ def _group_row(group: Group, number: int, share: float, bar: float) -> str:
     return (
         f'<tr data-group="{number}"><td><span class="dot" style="background:{colour_of(number)}"></span></td>'
         f'<td title="{escape(slices + more)}"><code>{escape(group.name)}</code></td>'
+        f'<td title="{share:.1%}"><div class="bar" style="width:{60 * bar:.1f}px"></div></td>'
         f'<td>{escape(group.kind.value)}</td><td class="number">{group.size:,}</td>'
         f"<td>{group.exactness}</td>"
         + "".join(f'<td class="number">{text}</td>' for text in figures)
-        + f'<td title="{share:.1%}"><div class="bar" style="width:{100 * bar:.1f}px"></div></td></tr>'
+        + "</tr>"
     )
 
 

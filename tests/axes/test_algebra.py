@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -166,6 +167,15 @@ def test_unified_axes_keep_the_same(data: st.DataObject) -> None:
     kept = {dim: generator.random(dim.size) < 0.6 for dim in sorted(dims, key=repr)}
     for left, right in zip(one, two, strict=True):
         assert np.array_equal(keep_mask(left, kept), keep_mask(right, kept))
+
+
+@pytest.mark.parametrize("shape", itertools.product([2, 3, 4, 6], repeat=3), ids=str)
+def test_every_regrouping_of_three_axes(shape: tuple[int, int, int]) -> None:
+    for factors in factorisations(math.prod(shape)):
+        layout = Layout(shape)
+        layout.reshape([math.prod(shape)])
+        layout.reshape(factors)
+        check([layout], layout, sum(factors))
 
 
 @settings(max_examples=200, deadline=None)

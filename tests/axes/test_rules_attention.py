@@ -42,8 +42,19 @@ CASES: list[Case] = [
     Case(
         "y, pk, pv, sc = Attention(q, k, v)",
         {"q": (2, 4, 3, 6), "k": (2, 4, 5, 6), "v": (2, 4, 5, 4)},
-        "q[a,!cache,!position,!cache] k[a,!cache,!position,!cache] v[a,!cache,!position,!cache] "
+        "q[a,b,!position,c] k[a,b,!position,c] v[a,b,!position,d] y[a,b,!position,d]",
+    ),
+    Case(
+        "z, y, pv = Attention(q, k, v)",
+        {"q": (2, 4, 3, 6), "k": (2, 2, 5, 6), "v": (2, 2, 5, 4)},
+        "q[a,(!cache b),!position,!cache] k[a,!cache,!position,!cache] v[a,!cache,!position,c] "
         "y[a,!cache,!position,!cache]",
+    ),
+    Case(
+        "z, pk, pv, y = Attention(q, k, v)",
+        {"q": (2, 4, 3, 6), "k": (2, 2, 5, 6), "v": (2, 2, 5, 4)},
+        "q[a,(!scores !scores),!position,b] k[a,!scores,!position,b] v[a,!scores,!position,c] "
+        "y[a,(!scores !scores),!position,!position]",
     ),
     Case(
         "y = RotaryEmbedding(x, c, s)",

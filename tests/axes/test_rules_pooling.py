@@ -15,6 +15,11 @@ CASES: list[Case] = [
     Case(
         "y, i = MaxPool<kernel_shape = [2, 2]>(x)",
         {"x": (2, 3, 4, 4)},
+        "x[a,b,!spatial,!spatial] y[a,b,!spatial,!spatial]",
+    ),
+    Case(
+        "z, i = MaxPool<kernel_shape = [2, 2]>(x)\ny = Cast<to = 1>(i)",
+        {"x": (2, 3, 4, 4)},
         "x[!flat-indices,!flat-indices,!spatial,!spatial] y[!flat-indices,!flat-indices,!spatial,!spatial]",
     ),
     Case(
@@ -75,7 +80,7 @@ CASES: list[Case] = [
         {
             "x": (1, 1, 3, 4),
             "roi": np.array([0.0, 0.0, 0.0, -0.5, 1.0, 1.0, 1.0, 1.5], np.float32),
-            "sizes": [1, 1, 3, 4],
+            "sizes": [1, 1, 3, 6],
         },
         "x[1,1,a,!spatial] roi[!no-data] y[1,1,a,!spatial]",
     ),

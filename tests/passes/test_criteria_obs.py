@@ -118,7 +118,8 @@ def test_moments_over_all_uses_and_batches() -> None:
     rows = [batch["x"] for batch in batches]
     rows += [Values(model, ["r"]).run(batch)["r"] for batch in batches]
     stacked = np.concatenate(rows).astype(np.float64)
-    np.testing.assert_allclose(moments[0], stacked.T @ stacked, rtol=1e-14)
+    np.testing.assert_allclose(moments.sums[0], stacked.T @ stacked, rtol=1e-14)
+    assert moments.rows == 18
 
 
 def least_squares_loss(weights: np.ndarray, inputs: np.ndarray, removed: np.ndarray) -> float:

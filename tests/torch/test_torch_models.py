@@ -48,8 +48,8 @@ class Call(nn.Module):
         return self.function(self, x)
 
 
-def recurrent(kind: type[nn.RNNBase]) -> tuple[nn.Module, Any]:
-    return Call(lambda m, x: m.layer(x)[0], layer=kind(8, 6, 2, bidirectional=True)), torch.randn(5, 2, 8)
+def recurrent(kind: Callable[..., nn.RNNBase]) -> tuple[nn.Module, Any]:
+    return Call(lambda m, x: m.layer(x)[0], layer=kind(8, 6, bidirectional=True)), torch.randn(3, 2, 8)
 
 
 def transformers_case(name: str) -> tuple[nn.Module, Any]:
@@ -58,30 +58,36 @@ def transformers_case(name: str) -> tuple[nn.Module, Any]:
     ids, image = {"input_ids": IDS}, {"pixel_values": IMAGE}
     both = {"input_ids": IDS, "decoder_input_ids": IDS}
     eager: dict[str, Any] = {"attn_implementation": "eager"}
+    relative: dict[str, Any] = {
+        "relative_attention": True,
+        "position_buckets": 4,
+        "pos_att_type": ["p2c", "c2p"],
+    }
+    seq: dict[str, Any] = {"decoder_start_token_id": 1, **eager}
     makers: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         "resnet": lambda: (
-            t.ResNetForImageClassification(t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])),
-            image,
-        ),
-        "mobilenet-v2": lambda: (
-            t.MobileNetV2Model(t.MobileNetV2Config(image_size=32, depth_multiplier=0.1, min_depth=4)),
+            t.ResNetForImageClassification(
+                t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+            ),
             image,
         ),
         "swin": lambda: (
             t.SwinModel(
                 t.SwinConfig(
-                    image_size=32, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4, **eager
+                    image_size=32,
+                    patch_size=2,
+                    embed_dim=8,
+                    depths=[2],
+                    num_heads=[2],
+                    window_size=4,
+                    **eager,
                 )
             ),
             image,
         ),
         "bert": lambda: (t.BertModel(t.BertConfig(vocab_size=32, **WIDTHS)), ids),
         "deberta": lambda: (
-            t.DebertaV2Model(
-                t.DebertaV2Config(
-                    vocab_size=32, relative_attention=True, position_buckets=4, pos_att_type=["p2c", "c2p"], **WIDTHS
-                )
-            ),
+            t.DebertaV2Model(t.DebertaV2Config(vocab_size=32, **relative, **WIDTHS)),
             ids,
         ),
         "gpt2": lambda: (
@@ -89,14 +95,14 @@ def transformers_case(name: str) -> tuple[nn.Module, Any]:
             ids,
         ),
         "llama": lambda: (
-            t.LlamaForCausalLM(t.LlamaConfig(num_key_value_heads=1, tie_word_embeddings=True, **WIDTHS, **TEXT)),
+            t.LlamaForCausalLM(
+                t.LlamaConfig(num_key_value_heads=1, tie_word_embeddings=True, **WIDTHS, **TEXT)
+            ),
             ids,
         ),
         "t5": lambda: (
             t.T5ForConditionalGeneration(
-                t.T5Config(
-                    d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=1, **TEXT, **eager
-                )
+                t.T5Config(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, **seq, **TEXT)
             ),
             both,
         ),
@@ -118,19 +124,27 @@ HAND: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         IMAGE,
     ),
     "pools": lambda: (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, 1, 1), nn.AdaptiveAvgPool2d(1)),
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, 1, 1), nn.AdaptiveAvgPool2d(1)
+        ),
         IMAGE,
     ),
     "resize": lambda: (
-        Call(lambda m, x: functional.interpolate(m.c(x), scale_factor=2, mode="bilinear"), c=nn.Conv2d(3, 4, 3)),
+        Call(
+            lambda m, x: functional.interpolate(m.c(x), scale_factor=2, mode="bilinear"), c=nn.Conv2d(3, 4, 3)
+        ),
         IMAGE,
     ),
     "shuffled-channels": lambda: (
-        Call(lambda m, x: m.c(x).reshape(2, 2, 3, 30, 30).transpose(1, 2).flatten(1, 2)[:, ::2], c=nn.Conv2d(3, 6, 3)),
+        Call(
+            lambda m, x: m.c(x).reshape(2, 2, 3, 30, 30).transpose(1, 2).flatten(1, 2)[:, ::2],
+            c=nn.Conv2d(3, 6, 3),
+        ),
         IMAGE,
     ),
 }
-TRANSFORMERS = ["resnet", "mobilenet-v2", "swin", "bert", "deberta", "gpt2", "llama", "t5"]
+SAME_GRAPH = {"norms", "pools", "transposed", "shuffle", "einsum", "resnet"}
+TRANSFORMERS = ["resnet", "swin", "bert", "deberta", "gpt2", "llama", "t5"]
 
 
 def spread(module: nn.Module) -> None:
@@ -157,7 +171,9 @@ def weights(model: ir.Model) -> set[str]:
     return {
         name
         for name, value in model.graph.initializers.items()
-        if value.dtype is not None and value.dtype.is_floating_point() and not name.startswith(("val_", "constant."))
+        if value.dtype is not None
+        and value.dtype.is_floating_point()
+        and not name.startswith(("val_", "constant."))
     }
 
 
@@ -184,14 +200,13 @@ def test_the_same_results_parameters_and_graph(name: str) -> None:
     assert weights(again) == weights(model)
     names = [value.name or "" for value in again.graph.inputs]
     agree(reference(again, dict(zip(names, inputs.values(), strict=True))), expected)
-    second = to_torch(again)
-    assert {key for key, _ in second.named_parameters()} == found
+    assert {key for key, _ in to_torch(again).named_parameters()} == found
+    if name in SAME_GRAPH:
+        assert folded_ops(again) == folded_ops(model)
 
 
 def unused(module: nn.Module, model: ir.Model) -> int:
     """Parameters that no node reads, such as the pooler of a model whose output does not need it."""
-    tensors = {id(p): n for n, p in module.named_parameters(remove_duplicate=False)}
-    del tensors
     names: dict[int, list[str]] = {}
     for key, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(key)
@@ -199,15 +214,8 @@ def unused(module: nn.Module, model: ir.Model) -> int:
     return sum(not read & set(aliases) for aliases in names.values())
 
 
-@pytest.mark.parametrize("name", ["norms", "pools", "transposed", "shuffle", "resnet"])
-def test_the_same_graph_is_captured_again(name: str) -> None:
-    _, model, inputs = captured(name)
-    again = capture(to_torch(model), tuple(torch.from_numpy(array) for array in inputs.values()))
-    assert folded_ops(again) == folded_ops(model)
-
-
 def test_copies_keep_their_names() -> None:
-    _, model, inputs = captured("resnet")
+    _, model, inputs = captured("norms")
     converted = to_torch(model)
     expected = run(converted, inputs)
     for other in (copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):

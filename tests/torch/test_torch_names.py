@@ -84,7 +84,7 @@ def test_the_model_is_not_changed_by_training() -> None:
 
 
 def test_parameters_buffers_and_settings() -> None:
-    """Weights are trained; statistics, integers and constants of a formula are buffers; shapes are in the code."""
+    """Weights are trained; statistics, integers and constants are buffers; shapes are in the code."""
     nodes = [
         node("Conv", ["x", "conv.weight"], ["c"]),
         node("BatchNormalization", ["c", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"], ["b"]),
@@ -160,7 +160,10 @@ def test_inputs_are_positional_and_by_keyword() -> None:
 
 def if_model() -> ir.Model:
     branch = helper.make_graph(
-        [node("Identity", ["x"], ["z"])], "b", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [2, 4])]
+        [node("Identity", ["x"], ["z"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [2, 4])],
     )
     nodes = [node("If", ["c"], ["y"], name="branch", then_branch=branch, else_branch=branch)]
     return graph_of(nodes, {"c": np.array(True), "x": X}, {}, ["y"])
@@ -195,15 +198,30 @@ BAD: list[tuple[str, Any, type[SparseccError], str]] = [
     ("control", if_model, UnsupportedOpError, "If node .?branch.* no PyTorch form .*unroll"),
     ("fused", fused_model, UnsupportedOpError, "fused call, which only the compiler reads"),
     ("opset", old_model, UsageError, "at opset 13, expected 23; pass it through sparsecc.capture"),
-    ("unknown", lambda: one("NonMaxSuppression", "x", "x"), UnsupportedOpError, "NonMaxSuppression node .?culprit"),
+    (
+        "unknown",
+        lambda: one("NonMaxSuppression", "x", "x"),
+        UnsupportedOpError,
+        "NonMaxSuppression node .?culprit",
+    ),
     ("domain", foreign_model, UnsupportedOpError, "domain com.microsoft"),
     ("attribute", lambda: one("Relu", "x", slope=0.1), UnsupportedOpError, "attribute slope"),
     ("missing", lambda: one("DepthToSpace", "x"), UnsupportedOpError, "lacks the attribute blocksize"),
     ("inputs", lambda: one("Flatten", "x", "x"), UnsupportedOpError, "has 2 inputs, expected 1"),
-    ("string", lambda: one("Identity", "x", x=X.astype(np.uint32)), UnsupportedOpError, "input x is of type uint32"),
+    (
+        "string",
+        lambda: one("Identity", "x", x=X.astype(np.uint32)),
+        UnsupportedOpError,
+        "input x is of type uint32",
+    ),
     ("float8", lambda: one("Cast", "x", to=TensorProto.FLOAT8E4M3FN), UnsupportedOpError, "float8e4m3fn"),
     ("ratio", lambda: one("Dropout", "x", "x"), UnsupportedOpError, "culprit.* computes its ratio"),
-    ("mask", lambda: one("Dropout", "x", outputs=2), UnsupportedOpError, "asked for its 2 outputs, expected one"),
+    (
+        "mask",
+        lambda: one("Dropout", "x", outputs=2),
+        UnsupportedOpError,
+        "asked for its 2 outputs, expected one",
+    ),
 ]
 
 

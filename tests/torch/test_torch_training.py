@@ -116,7 +116,7 @@ def test_the_loss_goes_down() -> None:
         loss = functional.cross_entropy(converted(images), labels)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
 
 

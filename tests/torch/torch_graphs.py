@@ -29,7 +29,9 @@ def graph_of(
         list(nodes),
         "case",
         [
-            helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(np.asarray(v).dtype), np.shape(v))
+            helper.make_tensor_value_info(
+                k, helper.np_dtype_to_tensor_dtype(np.asarray(v).dtype), np.shape(v)
+            )
             for k, v in feeds.items()
         ],
         [onnx.ValueInfoProto(name=name) for name in outputs],

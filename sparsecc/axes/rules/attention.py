@@ -51,13 +51,13 @@ def attention(node: OpContext) -> None:
     past_length = node.shape(4)[2] if node.has(4) else 0
     total = node.fixed(size_of(key[2]) + past_length, *_POSITIONS)
     for number, axes in ((1, key), (2, value)):
-        if node.gives(number):
+        node.set(number, (batch, expand(axes[1]), total, expand(axes[3])))
+        if node.is_read(number):
             for axis in (axes[1], axes[3]):
                 node.freeze(axis, "it is kept in a cache of keys and values", "cache")
-            node.set(number, (batch, expand(axes[1]), total, expand(axes[3])))
-    if node.gives(3):
-        node.freeze(heads, "the scores of its heads are an output", "scores")
-        node.set(3, (batch, heads, positions, total))
+    node.set(3, (batch, heads, positions, total))
+    if node.is_read(3):
+        node.freeze(heads, "the scores of its heads are read", "scores")
     if "scale" not in node.node.attributes:
         node.edit(PinAttribute("scale", size_of(query[3]) ** -0.5))
     if flat:

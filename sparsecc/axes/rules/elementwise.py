@@ -48,10 +48,10 @@ def dropout(node: OpContext) -> None:
         raise RuleError("in training mode it drops entries at random")
     axes = node.axes(0)
     node.set(0, axes)
-    if node.gives(1):
+    node.set(1, axes)
+    if node.is_read(1):
         for axis in axes:
             node.freeze(axis, "the mask of Dropout is true where the entry is 0", "dropout-mask")
-        node.set(1, axes)
 
 
 @rule("Where", "c[*s] a[*s] b[*s] -> y[*s]", Zero.SUM)

@@ -63,10 +63,10 @@ def layer_normalization(node: OpContext) -> None:
     node.statistics(range(first, len(axes)))
     node.set(0, axes)
     for number in (1, 2):
-        if node.gives(number):
+        node.set(number, [*axes[:first], *[()] * (len(axes) - first)])
+        if node.is_read(number):
             for axis in axes[:first]:
-                node.freeze(axis, "its statistics are an output", "statistic")
-            node.set(number, [*axes[:first], *[()] * (len(axes) - first)])
+                node.freeze(axis, "its statistics are read", "statistic")
 
 
 @rule("LpNormalization", "X[*b,c~] -> Y[*b,c]", Zero.NORM)

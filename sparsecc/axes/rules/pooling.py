@@ -22,7 +22,7 @@ def pool(node: OpContext) -> None:
     axes = node.axes(0)
     for axis in axes[2:]:
         node.freeze(axis, *_SPATIAL)
-    if node.gives(1):
+    if node.is_read(1):
         for axis in axes[:2]:
             node.freeze(axis, "indices count all entries of the tensor", "flat-indices")
     spatial = [node.fixed(size, *_SPATIAL) for size in node.out_shape()[2:]]
