@@ -67,7 +67,8 @@ def main() -> int:
         found = _bench(name, columns, args.runs)
         failed += sum("error" in row for row in found["columns"].values())
         (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    files = [RESULTS / f"{name}.json" for name in sorted(MODELS)]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
     draw(results, RESULTS / "ratios.png")
     if not failed:
         fill_readme(results)

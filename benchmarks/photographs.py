@@ -31,12 +31,17 @@ class Photograph:
 
 def photographs() -> list[Photograph]:
     """All of them, the labelled ones first."""
-    labelled = sorted(_data("foolbox").glob("imagenet_*.jpg"))
+    labelled = sorted(data_folder("foolbox").glob("imagenet_*.jpg"))
     found = [_read(path, int(path.stem.rpartition("_")[2])) for path in labelled]
-    return found + [_read(_data("skimage") / name, None) for name in UNLABELLED]
+    return found + [_read(data_folder("skimage") / name, None) for name in UNLABELLED]
 
 
-def _data(package: str) -> Path:
+def data_folder(package: str) -> Path:
+    """Where an installed package keeps its data.
+
+    Raises:
+        SystemExit: it is not installed.
+    """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"the package {package} is not installed: run `make env`")

@@ -17,7 +17,7 @@ from sparsecc.ir.evaluate import Evaluator
 from sparsecc.passes.criteria.calibration import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer, patches
 
-PORTION_BYTES = 1 << 30
+PORTION_BYTES = 1 << 28
 """Matrices in memory at once; a single layer may take more."""
 
 MAX_COLUMNS = 8192

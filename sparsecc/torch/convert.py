@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsecc.errors import UnsupportedOpError, UsageError
-from sparsecc.ir.edit import attribute_float
+from sparsecc.ir.edit import attribute_float, attribute_int
 from sparsecc.ir.fused import is_fused
 from sparsecc.ir.opset import OPSET
 from sparsecc.ir.verify import node_text
@@ -140,6 +140,11 @@ class _Converter:
             raise UnsupportedOpError(
                 f"{node_text(node)} is a fused call, which only the compiler reads; "
                 f"give to_torch the model from before the compile pipeline"
+            )
+        if attribute_int(node, "training_mode", 0):
+            raise UnsupportedOpError(
+                f"{node_text(node)} is in training mode; export the model in inference mode, "
+                f"train() switches it later"
             )
         if node.domain not in ("", "ai.onnx"):
             raise UnsupportedOpError(

@@ -129,7 +129,8 @@ GRAPHS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
         """(float[2,6] x) => (float y) {
             q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
             qs = Reshape(q, s)  ks = Reshape(k, s)  vs = Reshape(v, s)
-            qh = Transpose<perm=[1,0,2]>(qs)  kh = Transpose<perm=[1,2,0]>(ks)  vh = Transpose<perm=[1,0,2]>(vs)
+            qh = Transpose<perm=[1,0,2]>(qs)  kh = Transpose<perm=[1,2,0]>(ks)
+            vh = Transpose<perm=[1,0,2]>(vs)
             qk = MatMul(qh, kh)  o = MatMul(qk, vh)  t = Transpose<perm=[1,0,2]>(o)
             r = Reshape(t, f)  y = MatMul(r, wo) }""",
         {"wq": (6, 12), "wk": (6, 12), "wv": (6, 12), "wo": (12, 5)},

@@ -194,6 +194,12 @@ def foreign_model() -> ir.Model:
     return model
 
 
+def training_model() -> ir.Model:
+    names = ("scale", "bias", "mean", "var")
+    made = node("BatchNormalization", ["x", *names], ["y", "m", "v"], name="culprit", training_mode=1)
+    return graph_of([made], {"x": X}, {name: np.ones(4, np.float32) for name in names}, ["y"])
+
+
 BAD: list[tuple[str, Any, type[SparseccError], str]] = [
     ("control", if_model, UnsupportedOpError, "If node .?branch.* no PyTorch form .*unroll"),
     ("fused", fused_model, UnsupportedOpError, "fused call, which only the compiler reads"),
@@ -216,6 +222,7 @@ BAD: list[tuple[str, Any, type[SparseccError], str]] = [
     ),
     ("float8", lambda: one("Cast", "x", to=TensorProto.FLOAT8E4M3FN), UnsupportedOpError, "float8e4m3fn"),
     ("ratio", lambda: one("Dropout", "x", "x"), UnsupportedOpError, "culprit.* computes its ratio"),
+    ("mode", training_model, UnsupportedOpError, "culprit.* in training mode; export the model in inference"),
     (
         "mask",
         lambda: one("Dropout", "x", outputs=2),

@@ -23,6 +23,8 @@ WIDTH_FACTOR = 16
 HEAD_FACTOR = 4
 LIST_FACTOR = 4
 SMALLEST_WIDTH = 48
+WIDE = 128
+"""Lists that start narrower than this are divided by a smaller factor."""
 
 Rule = tuple[str, Callable[[str, int], int]]
 
@@ -95,18 +97,19 @@ def _small(name: str, value: Any) -> Any:
         rule = next((rule for pattern, rule in RULES if re.search(pattern, name)), _kept)
         return rule(name, value)
     if isinstance(value, list | tuple) and value and all(type(item) is int for item in value):
-        return type(value)(_small_item(name, item) for item in value)
+        factor = WIDTH_FACTOR if min(value) >= WIDE else LIST_FACTOR
+        return type(value)(_small_item(name, item, factor) for item in value)
     return value
 
 
-def _small_item(name: str, value: int) -> int:
-    """A stage of a network with several: depths become at most two, wide stages a quarter as wide."""
+def _small_item(name: str, value: int, factor: int) -> int:
+    """A stage of a network with several: depths become at most two, wide stages narrower by `factor`."""
     if re.search(r"depths|num_block|layers$|num_conv", name):
         return min(value, LAYERS)
     kept = re.search(r"kernel|stride|patch|size$|ratio|dilation|rates|index|bins|window|groups|heads", name)
     if kept and not re.search(r"hidden_size|embed", name):
         return value
-    return value // LIST_FACTOR if value >= 32 else value
+    return value // factor if value >= 32 else value
 
 
 def shrunken(kind: Any, overrides: Mapping[str, Any] | None = None) -> Any:

@@ -50,7 +50,12 @@ TASKS = (
 
 # Fields of a configuration that the general rules leave in a state that the model refuses.
 SMALL_WINDOW = {"window_size": 2}
-SERIES = {"prediction_length": 5, "context_length": 12}
+SERIES = {"prediction_length": 5, "context_length": 12, "num_time_features": 2}
+MROPE: dict[str, Any] = {
+    "text_config": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
+    }
+}
 RESNET: dict[str, Any] = {
     "model_type": "resnet",
     "embedding_size": 16,
@@ -68,7 +73,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("swin", "swinv2", "donut-swin", "maskformer-swin", "swin2sr"), SMALL_WINDOW),
     **dict.fromkeys(("time_series_transformer", "informer", "autoformer"), SERIES),
     **dict.fromkeys(("detr", "conditional_detr", "dab-detr", "table-transformer"), ON_RESNET),
-    "deformable_detr": ON_RESNET_STAGES,
+    "deformable_detr": {**ON_RESNET_STAGES, "d_model": 64},
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), MROPE),
     **dict.fromkeys(("depth_anything", "prompt_depth_anything"), FOUR_LAYERS),
     "bit": {"num_groups": 4},
     "deepseek_v2": {"num_experts_per_tok": 2},
@@ -181,7 +187,6 @@ def _candidates(model: nn.Module, config: Any) -> Iterator[dict[str, Draw]]:
         ("query_pixel_values",),
         ("visual_feats", "visual_pos"),
         ("input_features",),
-        ("past_observed_mask", "past_time_features", "future_time_features"),
         ("past_time_features", "past_observed_mask", "future_values", "future_time_features"),
     ]
     for extra in optional:
@@ -224,10 +229,12 @@ def _draws(config: Any) -> dict[str, list[Draw]]:
         Floats((BATCH, mel, 3000)),
     ]
     past = _field(config, "context_length", None) or _field(config, "prediction_length", None) or 32
+    future = _field(config, "prediction_length", 5)
+    lagged = past + max(_field(config, "lags_sequence", [0]) or [0])
+    times = _field(config, "num_time_features", 1)
     series: list[Draw] = [
         Floats((BATCH, past, _field(config, "num_input_channels", 1))),
         Floats((BATCH, past)),
-        Floats((BATCH, past + max(_field(config, "lags_sequence", [0]) or [0]))),
     ]
     return {
         "input_ids": ids,
@@ -243,8 +250,11 @@ def _draws(config: Any) -> dict[str, list[Draw]]:
         "input_features": features,
         "audio_values": [Floats((BATCH, 1, WAVE))],
         "inputs": ids,
-        "past_values": series,
-        "past_observed_mask": [Floats((BATCH, past))],
+        "past_values": [Floats((BATCH, lagged))] if lagged > past else series,
+        "past_time_features": [Floats((BATCH, lagged, times))],
+        "past_observed_mask": [Floats((BATCH, lagged))],
+        "future_values": [Floats((BATCH, future))],
+        "future_time_features": [Floats((BATCH, future, times))],
         "context_input_ids": ids,
         "visual_feats": [Floats((BATCH, 6, _field(config, "visual_feat_dim", 16)))],
         "visual_pos": [Floats((BATCH, 6, 4))],

@@ -1,0 +1,124 @@
+"""Images for calibration and scores: Fashion-MNIST as apt installs it, and photographs inside packages."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.photographs import SIZE, UNLABELLED, data_folder
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+HELD_OUT = 5000
+"""The last images of the Fashion-MNIST training set, which no weight is trained on."""
+MEAN, DEVIATION = 0.2860, 0.3530
+"""Of the pixels of Fashion-MNIST between 0 and 1."""
+VIEW = 0.875
+"""Side of a cut-out over the side of the photograph."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Normalised images float32 [n, 1, 28, 28] and classes int64 [n]."""
+
+    pixels: np.ndarray
+    classes: np.ndarray
+
+    def part(self, indices: np.ndarray | slice) -> Images:
+        """Some of them."""
+        return Images(self.pixels[indices], self.classes[indices])
+
+
+@cache
+def fashion(part: str) -> Images:
+    """Fashion-MNIST: "train" (55,000), "held-out" (5,000 more of the training set) or "test" (10,000).
+
+    Raises:
+        SystemExit: the files are not installed.
+    """
+    if not FASHION.is_dir():
+        raise SystemExit(f"{FASHION} is missing: apt install dataset-fashion-mnist")
+    name = "t10k" if part == "test" else "train"
+    with gzip.open(FASHION / f"{name}-images-idx3-ubyte.gz") as file:
+        pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    with gzip.open(FASHION / f"{name}-labels-idx1-ubyte.gz") as file:
+        classes = np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
+    chosen = {"train": slice(None, -HELD_OUT), "held-out": slice(-HELD_OUT, None), "test": slice(None)}[part]
+    normal = (pixels[chosen] / np.float32(255) - np.float32(MEAN)) / np.float32(DEVIATION)
+    return Images(normal, classes[chosen])
+
+
+def grey_patches(count: int, seed: int) -> np.ndarray:
+    """Pieces of photographs in the format of Fashion-MNIST: [count, 1, 28, 28], 84 pixels wide before."""
+    generator = np.random.default_rng(seed)
+    found: list[np.ndarray] = []
+    for number in generator.integers(0, len(UNLABELLED), count):
+        image = _unlabelled()[number].convert("L")
+        left, top = (int(generator.integers(0, size - 84 + 1)) for size in image.size)
+        piece = image.crop((left, top, left + 84, top + 84)).resize((28, 28), Image.Resampling.BICUBIC)
+        found.append((np.asarray(piece, np.float32)[None] / 255 - MEAN) / DEVIATION)
+    return np.stack(found).astype(np.float32)
+
+
+def photograph_pieces(count: int, seed: int) -> np.ndarray:
+    """Random cut-outs of the photographs without labels: [count, 3, 224, 224], half of them mirrored.
+
+    The area is 25 to 100 % of the photograph and the ratio of the sides 3:4 to 4:3 (Szegedy et al. 2015).
+    """
+    generator = np.random.default_rng(seed)
+    found: list[np.ndarray] = []
+    for number in range(count):
+        image = _unlabelled()[number % len(UNLABELLED)]
+        area = image.width * image.height * generator.uniform(0.25, 1)
+        shape = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+        width = min(image.width, round((area * shape) ** 0.5))
+        height = min(image.height, round((area / shape) ** 0.5))
+        left = int(generator.integers(0, image.width - width + 1))
+        top = int(generator.integers(0, image.height - height + 1))
+        pixels = _pixels(image.crop((left, top, left + width, top + height)))
+        found.append(pixels[:, :, ::-1] if generator.random() < 0.5 else pixels)
+    return np.stack(found)
+
+
+def fashion_as_photographs(count: int, seed: int) -> np.ndarray:
+    """Fashion-MNIST enlarged to [count, 3, 224, 224], grey."""
+    images = fashion("train").pixels
+    chosen = images[np.random.default_rng(seed).choice(len(images), count, replace=False), 0]
+    bytes_ = np.clip((chosen * DEVIATION + MEAN) * 255, 0, 255).astype(np.uint8)
+    return np.stack([_pixels(Image.fromarray(image).convert("RGB")) for image in bytes_])
+
+
+def labelled_views() -> tuple[np.ndarray, np.ndarray]:
+    """Ten views of each of the twenty labelled photographs: [20, 10, 3, 224, 224], and classes [20].
+
+    Five are the centre square and its four corners, 7/8 as wide; five are their mirror images.
+    """
+    views: list[np.ndarray] = []
+    classes: list[int] = []
+    for path in sorted(data_folder("foolbox").glob("imagenet_*.jpg")):
+        image = Image.open(path).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        small = round(side * VIEW)
+        margin = side - small
+        boxes = [(left, top, side)]
+        boxes += [(left + x, top + y, small) for x in (0, margin) for y in (0, margin)]
+        plain = [_pixels(image.crop((x, y, x + size, y + size))) for x, y, size in boxes]
+        views.append(np.stack(plain + [view[:, :, ::-1] for view in plain]))
+        classes.append(int(path.stem.rpartition("_")[2]))
+    return np.stack(views), np.array(classes)
+
+
+@cache
+def _unlabelled() -> list[Image.Image]:
+    return [Image.open(data_folder("skimage") / name).convert("RGB") for name in UNLABELLED]
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """[3, 224, 224]; (x - 127) / 128 is what EfficientNet-lite was trained with."""
+    resized = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return ((np.asarray(resized, np.float32) - 127) / 128).transpose(2, 0, 1)
