@@ -25,6 +25,7 @@ RESULTS = Path(__file__).parent / "results" / "coverage.json"
 PAGE = ROOT / "docs" / "coverage.md"
 SEEDS = (0, 1, 2)
 SECONDS = 900
+GOOD = ("proved", "nothing prunable")
 VERSIONS = ("sparsecc", "onnx", "onnxruntime", "torch", "transformers")
 Json = dict[str, Any]
 
@@ -52,11 +53,11 @@ def main() -> int:
         row = failed(result) if isinstance(result, Failure) else result
         data["models"][name] = {"family": MODELS[name].family, **row}
         _write(data, args)
-        print(f"{name:36} {summary(row)}", flush=True)
+        print(f"{name:34} {summary(row)}", flush=True)
     if args.peers or args.fresh_peers:
         _run_peers(names, data, args)
     _write(data, args)
-    bad = [name for name in MODELS if name in data["models"] and not data["models"][name].get("proved")]
+    bad = [name for name, row in data["models"].items() if row["outcome"] not in GOOD]
     print(f"wrote {args.out} and {args.results}; {len(bad)} not proved{': ' if bad else ''}{', '.join(bad)}")
     return 1 if bad else 0
 
@@ -82,7 +83,9 @@ def preload() -> None:
     import transformers  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     import benchmarks.coverage_checks  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    from sparsecc.axes.rules.registry import rule_for
 
+    rule_for("", "Add")
     torch.set_num_threads(1)
 
 
@@ -91,14 +94,14 @@ def _measurement(name: str) -> Callable[[], Json]:
         from benchmarks.coverage_checks import cover
 
         found = cover(MODELS[name].build(), MODELS[name].inputs, SEEDS)
-        return {"proved": found.proved, "runs": found.runs, **found.to_json()}
+        return found.to_json()
 
     return measure
 
 
 def failed(failure: Failure) -> Json:
     """The line of a network that gave no figures."""
-    return {"proved": False, "failure": failure.sentence, "trace": failure.trace}
+    return {"outcome": "failed", "failure": failure.sentence, "trace": failure.trace}
 
 
 def summary(row: Json) -> str:
@@ -108,7 +111,7 @@ def summary(row: Json) -> str:
     worst = max((verdict["difference"] for verdict in row["together"] + row["alone"]), default=0.0)
     harmless = len(row["minimality"]["harmless"])
     return (
-        f"{'ok ' if row['proved'] else 'BAD'} {row['nodes']:5} nodes {len(row['groups']):4} groups  "
+        f"{row['outcome']:16} {row['nodes']:5} nodes {len(row['groups']):4} groups  "
         f"{row['share']:6.1%} prunable  difference {worst:.0e}  {harmless} harmless slices"
     )
 
@@ -131,7 +134,7 @@ def _run_peers(names: list[str], data: Json, args: argparse.Namespace) -> None:
             outcome = "time limit" if result.kind == "time limit" else "crashed"
             row = {"outcome": outcome, "detail": result.sentence}
         known[name] = row
-        print(f"{name:36} Torch-Pruning: {row['outcome']} {row['detail'][:120]}", flush=True)
+        print(f"{name:34} Torch-Pruning: {row['outcome']} {row['detail'][:120]}", flush=True)
         _write(data, args)
 
 

@@ -96,15 +96,17 @@ class Coverage:
         return all(math.isfinite(verdict.difference) for verdict in self.together)
 
     @property
-    def proved(self) -> bool:
-        """Whether something was pruned and all of it equals masking."""
-        verdicts = [*self.together, *self.alone]
+    def outcome(self) -> str:
+        """`proved` if all that was pruned equals masking, `nothing prunable`, or `not equal`."""
+        if not self.together:
+            return "nothing prunable"
         double = self.double is None or self.double.exact(TOLERANCE_FP64)
-        return bool(self.together) and double and all(verdict.exact() for verdict in verdicts)
+        exact = double and all(verdict.exact() for verdict in (*self.together, *self.alone))
+        return "proved" if exact else "not equal"
 
     def to_json(self) -> dict[str, Any]:
         """As in the results file."""
-        return asdict(self)
+        return {"outcome": self.outcome, "runs": self.runs, **asdict(self)}
 
 
 def cover(

@@ -9,6 +9,9 @@ from typing import Any
 
 Json = Mapping[str, Any]
 
+FIXED = ("graph-input", "graph-output", "spatial", "lookup")
+"""Codes of reasons that hold in every network."""
+
 COLUMNS = (
     ("network", "---"),
     ("nodes", "---:"),
@@ -24,6 +27,9 @@ COLUMNS = (
     ("slices needed", "---:"),
     ("Torch-Pruning", "---"),
 )
+
+ENOUGH = 0.9
+"""Share of the inner parameters below which the page says what stops the rest."""
 
 LEGEND = """\
 Every network is captured and pruned **without a hint**: no ignore list, no number of heads, no patched
@@ -76,16 +82,17 @@ def page(data: Json) -> str:
 
 def _totals(models: Json, peers: Json) -> list[str]:
     rows = [row for row in models.values() if "failure" not in row]
-    proved = sum(row["proved"] for row in rows)
+    outcomes = Counter(row["outcome"] for row in rows)
     inner = [row["inner_share"] for row in rows if row["inner_share"] is not None]
     alone = [verdict for row in rows for verdict in row["alone"]]
     tried = sum(row["minimality"]["tried"] for row in rows)
     harmless = sum(len(row["minimality"]["harmless"]) for row in rows)
     lines = [
-        f"**{len(models)} networks: {len(rows)} captured and analysed, {proved} proved equal to masking; "
-        f"{sum(share >= 0.9 for share in inner)} of {len(inner)} with at least 90 % of the inner parameters "
-        f"prunable; {sum(_exact(verdict) for verdict in alone)} of {len(alone)} groups exact one by one; "
-        f"{harmless} slices that need not be cut, in {tried} trials.**"
+        f"**{len(models)} networks: {len(rows)} captured and analysed, {outcomes['proved']} proved equal to "
+        f"masking, {outcomes['not equal']} not equal, {outcomes['nothing prunable']} with nothing to prune; "
+        f"{sum(share >= ENOUGH for share in inner)} of {len(inner)} with at least {ENOUGH:.0%} of the inner "
+        f"parameters prunable; {sum(_exact(verdict) for verdict in alone)} of {len(alone)} groups exact one by "
+        f"one; {harmless} slices that need not be cut, in {tried} trials.**"
     ]
     if peers:
         counts = Counter(result["outcome"] for result in peers.values())
@@ -157,11 +164,17 @@ def _peer(result: Json | None) -> str:
 def _notes(models: Json) -> list[str]:
     lines: list[str] = []
     for name, row in models.items():
-        if row.get("no_double"):
-            lines.append(f"- {name}, fp64: {_escaped(row['no_double'])}")
-        for slice_ in row.get("minimality", {}).get("harmless", ()):
-            lines.append(f"- {name}: `{slice_}` may stay whole")
-    return ["", "Notes:", "", *lines] if lines else []
+        if "failure" in row:
+            continue
+        if row["inner_share"] is not None and row["inner_share"] < ENOUGH:
+            reasons = [reason.partition(": ")[2] for reason in row["frozen"] if not reason.startswith(FIXED)]
+            lines.append(f"- {name}, {_percent(row['inner_share'])} inner: {_escaped('; '.join(reasons))}.")
+        if row["no_double"]:
+            lines.append(f"- {name}, no fp64: {_escaped(row['no_double'])}.")
+        if still := [verdict["group"] for verdict in row["alone"] if verdict["moved"] == 0]:
+            lines.append(f"- {name}: no output depends on {', '.join(f'`{group}`' for group in still)}.")
+        lines += [f"- {name}: `{where}` may stay whole." for where in row["minimality"]["harmless"]]
+    return ["", "Notes", "", *lines] if lines else []
 
 
 def _row(cells: list[str]) -> str:

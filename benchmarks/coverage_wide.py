@@ -129,11 +129,11 @@ def measure(model_type: str) -> Json:
         return {**row, "status": "refused", "reason": _reason(error)}
     row |= {"groups": len(found.groups), "share": found.share, "inner_share": found.inner_share}
     if not found.together:
-        return {**row, "status": "nothing prunable", "reason": ", ".join(found.frozen)}
+        return {**row, "status": found.outcome, "reason": ", ".join(found.frozen)}
     difference = max(verdict.difference for verdict in found.together)
-    row["difference"] = difference
-    if found.proved:
-        return {**row, "status": "proved"}
+    row |= {"status": found.outcome, "difference": difference}
+    if found.outcome == "proved":
+        return row
     problems = [problem for verdict in found.together for problem in verdict.problems]
     return {
         **row,

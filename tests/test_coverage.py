@@ -28,7 +28,7 @@ FASTEST = ("functional-linear", "flip-channels", "rms-norm", "overlapping-slices
 @pytest.mark.parametrize("name", FASTEST)
 def test_line_of_a_network(name: str) -> None:
     found = checks.cover(MODELS[name].build(), MODELS[name].inputs, (0, 1))
-    assert found.proved and found.runs
+    assert found.outcome == "proved" and found.runs
     assert found.share >= 0.9
     assert found.inner_share is None or found.inner_share >= 0.9
     assert found.double is not None and found.double.difference <= checks.TOLERANCE_FP64
@@ -116,11 +116,11 @@ def test_pages_name_every_network_and_mark_what_failed() -> None:
     wrong = replace(found, together=(bad,))
     peer = {"outcome": "wrong", "detail": "", "difference": 0.3}
     models = {
-        "good": {"family": "probe", "proved": found.proved, "runs": True, **found.to_json()},
-        "wrong": {"family": "probe", "proved": wrong.proved, "runs": True, **wrong.to_json()},
-        "broken": {"family": "probe", "proved": False, "failure": "ValueError: a | b", "trace": ""},
+        "good": {"family": "probe", **found.to_json()},
+        "wrong": {"family": "probe", **wrong.to_json()},
+        "broken": {"family": "probe", "outcome": "failed", "failure": "ValueError: a | b", "trace": ""},
     }
-    assert found.proved and not wrong.proved
+    assert (found.outcome, wrong.outcome) == ("proved", "not equal")
     data = {
         "command": "make coverage",
         "seeds": [0],
@@ -129,7 +129,7 @@ def test_pages_name_every_network_and_mark_what_failed() -> None:
         "peers": {"version": "1.6.1", "models": {"good": peer}},
     }
     text = page(data)
-    assert "3 networks: 2 captured and analysed, 1 proved" in text
+    assert "3 networks: 2 captured and analysed, 1 proved equal to masking, 1 not equal" in text
     assert "| **5e-01** |" in text and "wrong (3e-01)" in text and "a \\| b" in text
 
 

@@ -96,11 +96,13 @@ def sum_of_distances(weight: np.ndarray, axis: int) -> np.ndarray:
     # Distances do not depend on the origin, and round better around the mean.
     slices -= slices.mean(axis=0)
     squares = np.einsum("ij,ij->i", slices, slices)
-    total = np.empty(len(slices))
+    total = np.zeros(len(slices))
     for start in range(0, len(slices), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        distances = squares[block, None] + squares[None] - 2 * (slices[block] @ slices.T)
-        rows = np.arange(len(distances))
-        distances[rows, start + rows] = 0
-        total[block] = np.sqrt(np.maximum(distances, 0)).sum(axis=1)
+        # Each pair once: the block against itself and all that comes after.
+        distances = squares[block, None] + squares[None, start:] - 2 * (slices[block] @ slices[start:].T)
+        np.fill_diagonal(distances, 0)
+        distances = np.sqrt(np.maximum(distances, 0))
+        total[block] += distances.sum(axis=1)
+        total[start + BLOCK_ROWS :] += distances[:, BLOCK_ROWS:].sum(axis=0)
     return total

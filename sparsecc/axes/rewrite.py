@@ -139,7 +139,8 @@ class Rewriter:
             if value.is_graph_output() or not copy.uses():
                 continue
             array = trace.constants[value]
-            name = fresh_name(self._names, f"{value.name}.constant")
+            name = value.name or ""
+            copy.name = fresh_name(self._names, f"{name}.computed")  # dead, or read by shape arithmetic only
             copy.replace_all_uses_with(add_initializer(self._graph, name, array))
 
     def _slice(self, value: ir.Value) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from criteria_graphs import CNN, CNN_WEIGHTS, array, mlp
 from pass_graphs import Weights, graph
 
 from sparsecc.axes.groups import GroupAxis, Groups, groups
+from sparsecc.capture import capture
 from sparsecc.errors import Refusal, UsageError, VerificationError
 from sparsecc.passes.criteria import (
     Criterion,
@@ -241,3 +244,15 @@ def test_a_group_of_zeros_is_scored_by_l2(aggregation: str) -> None:
 def test_nothing_to_score() -> None:
     found = groups(graph("(float[2,3] x) => (float y) { y = MatMul(x, w) }", {"w": (3, 4)}))
     assert group_scores(found, "l2") == {} and not found.prunable
+
+
+def test_weights_stay_as_they_are_and_are_read_from_files_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "cnn.onnx"
+    ir.save(graph(CNN, CNN_WEIGHTS), path, external_data="cnn.data", size_threshold_bytes=1024)
+    before = (tmp_path / "cnn.data").read_bytes()
+    found = groups(capture(path))
+    for criterion in ("l1", "l2", "fpgm", "bn-scale"):
+        expected = group_scores(cnn(), criterion)
+        for name, scores in group_scores(found, criterion).items():
+            np.testing.assert_array_equal(scores, expected[name])
+    assert (tmp_path / "cnn.data").read_bytes() == before
