@@ -2,6 +2,7 @@
 #   make demo    sparsify EfficientNet-lite0 with its real weights and compare: demo/report.md
 #   make test    all tests            make lint   ruff and pyright
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
+#   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
 #   make coverage       structural pruning of every network of the zoo: docs/coverage.md; NAMES= for some
 #   make coverage-wide  of every model type of transformers: docs/coverage-wide.md; resumes
@@ -25,7 +26,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench pruning coverage coverage-wide clean
+.PHONY: help env demo test lint format models bench pruning coverage coverage-wide permutation clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -61,6 +62,9 @@ models: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench $(MODELS)
+
+permutation: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.permutation $(MODELS)
 
 pruning: $(STAMP)
 	$(BIN)/python -m benchmarks.pruning $(MODELS)

@@ -164,7 +164,7 @@ def cover(
         line = replace(line, double=None, no_double="; ".join(double.problems))
     total = Minimality()
     for seed in seeds:
-        total += minimality(found, halves(found, seed), inputs(seed))
+        total += minimality(found, halves(found, seed), inputs(seed), seed)
     return replace(line, minimality=total)
 
 

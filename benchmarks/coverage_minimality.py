@@ -24,6 +24,9 @@ from sparsecc.passes.prune_plan import prune_with
 HARMLESS = 1e-6
 """A change of the outputs below this share of them cannot be told from rounding."""
 
+MOST = 300
+"""Slices to try with one seed; of more, a random choice."""
+
 Masks = dict[Dim, np.ndarray]
 """Which indices of each dimension stay, [dim.size]; a dimension that is absent keeps all."""
 
@@ -54,7 +57,7 @@ class Minimality:
         )
 
 
-def minimality(found: Groups, kept: Masks, inputs: Mapping[str, np.ndarray]) -> Minimality:
+def minimality(found: Groups, kept: Masks, inputs: Mapping[str, np.ndarray], seed: int = 0) -> Minimality:
     """Leave each slice of each group whole in turn, all else pruned by `kept`, and look at the outputs.
 
     Weights become inputs of the graph without sizes, so that one session tries all of them.
@@ -63,6 +66,7 @@ def minimality(found: Groups, kept: Masks, inputs: Mapping[str, np.ndarray]) -> 
         found: groups of the model.
         kept: masks of the groups that lose indices.
         inputs: arrays for all graph inputs.
+        seed: of the choice among more than `MOST` slices.
     """
     pruned, _ = prune_with(found, kept)
     proto = ir.to_proto(pruned)
@@ -73,9 +77,7 @@ def minimality(found: Groups, kept: Masks, inputs: Mapping[str, np.ndarray]) -> 
     session = _session(_without_sizes(proto, feeds))
     base = _arrays(session.run(None, {**inputs, **feeds}))
     result = Minimality()
-    for group, axis in _slices(found, kept):
-        if axis.parameter not in feeds:
-            continue
+    for group, axis in _some([pair for pair in _slices(found, kept) if pair[1].parameter in feeds], seed):
         without = {dim: mask for dim, mask in kept.items() if dim not in group.dims}
         value = weights[axis.parameter]
         masks = _masks(found, value, kept)
@@ -100,6 +102,11 @@ def _slices(found: Groups, kept: Masks) -> Iterator[tuple[Group, GroupAxis]]:
         if any(dim in kept for dim in group.dims):
             for axis in group.axes:
                 yield group, axis
+
+
+def _some(slices: list[tuple[Group, GroupAxis]], seed: int) -> list[tuple[Group, GroupAxis]]:
+    chosen = np.random.default_rng(seed).permutation(len(slices))[:MOST]
+    return [slices[number] for number in sorted(chosen.tolist())]
 
 
 def _masks(found: Groups, value: ir.Value, kept: Masks) -> list[np.ndarray]:

@@ -49,7 +49,7 @@ too.
 - **one by one**: groups that are exact when they alone lose a random half, of those that can.
 - **slices needed**: each slice (one axis of one parameter) of each group is left whole in turn while all
   others are cut. What is counted makes the network fail to run or changes an output by more than 1e-6; the
-  second number is of all slices tried over all seeds.
+  second number is of all slices tried over all seeds, at most 300 (random ones) with each.
 - **Torch-Pruning**: its MetaPruner at ratio 0.5 with nothing but the output layers named, judged by the same
   oracle: *equal*; *wrong* (the difference); *does not run*; *crashed*; *pruned nothing*; *time limit* (75 s).
   It ranks by magnitude, or at random where that crashes. It takes PyTorch modules only.
@@ -91,8 +91,8 @@ def _totals(models: Json, peers: Json) -> list[str]:
         f"**{len(models)} networks: {len(rows)} captured and analysed, {outcomes['proved']} proved equal to "
         f"masking, {outcomes['not equal']} not equal, {outcomes['nothing prunable']} with nothing to prune; "
         f"{sum(share >= ENOUGH for share in inner)} of {len(inner)} with at least {ENOUGH:.0%} of the inner "
-        f"parameters prunable; {sum(_exact(verdict) for verdict in alone)} of {len(alone)} groups exact one by "
-        f"one; {harmless} slices that need not be cut, in {tried} trials.**"
+        f"parameters prunable; {sum(map(_exact, alone))} of {len(alone)} groups exact one by one; {harmless} "
+        f"slices that need not be cut, in {tried} trials.**"
     ]
     if peers:
         counts = Counter(result["outcome"] for result in peers.values())

@@ -60,6 +60,7 @@ def rank(
     """
     if not groups.prunable:
         raise VerificationError(nothing_text(groups))
+    refusals: list[Refusal] = []
     scores = group_scores(
         groups,
         criterion,
@@ -67,9 +68,10 @@ def rank(
         normalization=normalization,
         calibration=calibration,
         seed=seed,
+        refusals=refusals,
     )
     chosen = selection or Selection()
-    ranking = Ranking(groups, scores, chosen)
+    ranking = Ranking(groups, scores, chosen, refusals)
     return global_ranks(ranking) if chosen.scope == "global" else ranking
 
 

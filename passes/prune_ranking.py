@@ -113,14 +113,22 @@ class Ranking:
         groups: of the model.
         scores: group name -> [size]; what has the least goes first.
         selection: which groups may lose how much.
+        refusals: what the criterion could not say.
 
     Raises:
         UsageError: a selection that means nothing for these groups.
     """
 
-    def __init__(self, groups: Groups, scores: Mapping[str, np.ndarray], selection: Selection) -> None:
+    def __init__(
+        self,
+        groups: Groups,
+        scores: Mapping[str, np.ndarray],
+        selection: Selection,
+        refusals: Sequence[Refusal] = (),
+    ) -> None:
         selection.check(groups)
         self.groups = groups
+        self._refusals = refusals
         self._prunable = groups.prunable
         steps: list[Step] = []
         for number, group in enumerate(self._prunable):
@@ -157,12 +165,17 @@ class Ranking:
         return [step for step in self.steps if step.rank <= ratio + 1e-12]
 
     def refusals(self) -> list[Refusal]:
-        """Prunable groups that no step touches."""
+        """What the criterion could not say, and prunable groups that no step touches."""
         touched = {step.group for step in self.steps}
         return [
-            Refusal("it was left out, or its size or a bound leaves nothing to remove", group.name, "kept")
-            for number, group in enumerate(self._prunable)
-            if number not in touched
+            *self._refusals,
+            *(
+                Refusal(
+                    "it was left out, or its size or a bound leaves nothing to remove", group.name, "kept"
+                )
+                for number, group in enumerate(self._prunable)
+                if number not in touched
+            ),
         ]
 
 

@@ -385,6 +385,11 @@ def _meet_latency(
     return replace(_result(apply_steps(ranking, steps), ranking, options), latency_share=found * share)
 
 
+def _full_reason(why: Refusal) -> str:
+    """The reason with its node, for the refusal itself is about the group."""
+    return f"{why.reason} ({why.where})" if why.where else why.reason
+
+
 def _result(pruned: Pruned, ranking: Ranking, options: PruneOptions) -> PruneResult:
     refusals: list[Refusal] = []
     model = pruned.model
@@ -403,7 +408,7 @@ def _result(pruned: Pruned, ranking: Ranking, options: PruneOptions) -> PruneRes
             refusals=refusals,
         )
     frozen = [
-        Refusal(group.frozen.reason, group.name, group.frozen.code)
+        Refusal(_full_reason(group.frozen), group.name, group.frozen.code)
         for group in ranking.groups
         if group.frozen is not None
     ]

@@ -18,6 +18,9 @@ from sparsecc.axes.groups import Group, GroupAxis, Groups
 from sparsecc.errors import UsageError
 from sparsecc.passes.criteria.calibration import Calibration
 
+BLOCK_ENTRIES = 1 << 20
+"""Entries of a parameter for which saliencies are in memory at once."""
+
 
 @dataclass(frozen=True)
 class Vote:
@@ -91,25 +94,31 @@ class Evidence:
 
     def elementwise(
         self,
-        saliency: Callable[[str, np.ndarray], np.ndarray | None],
+        saliency: Callable[[str, np.ndarray, int], np.ndarray | None],
         finish: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Iterator[Vote]:
         """Votes from a number per weight, one parameter in memory at a time.
 
         Args:
-            saliency: of (parameter, its array), an array of the same shape, or None for no vote.
+            saliency: of (parameter, some of its rows, where they begin), an array of the same shape as the
+                rows, or None for no vote. A parameter without axes or with few entries comes in one piece.
             finish: applied to the sums [size of the group], such as a root.
         """
         for parameter, places in self.slices.items():
-            array = saliency(parameter, self.weight(parameter))
-            if array is None:
-                continue
-            sums: dict[int, np.ndarray] = {}
-            for group, axis in places:
-                if axis.axis not in sums:
-                    sums[axis.axis] = sum_to_axis(array, axis.axis)
-                scores = scatter(sums[axis.axis], axis, group.size)
-                yield Vote(group.name, scores if finish is None else finish(scores))
+            weight = self.weight(parameter)
+            sums = {axis.axis: np.zeros(weight.shape[axis.axis]) for _, axis in places}
+            rows = max(1, BLOCK_ENTRIES // max(weight[:1].size, 1))
+            for start in range(0, len(weight), rows):
+                array = saliency(parameter, weight[start : start + rows], start)
+                if array is None:
+                    break
+                for axis, total in sums.items():
+                    part = slice(start, start + rows) if axis == 0 else slice(None)
+                    total[part] += sum_to_axis(array, axis)
+            else:
+                for group, axis in places:
+                    scores = scatter(sums[axis.axis], axis, group.size)
+                    yield Vote(group.name, scores if finish is None else finish(scores))
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ def _derivatives(evidence: Evidence, criterion: str) -> Derivatives:
 def _elementwise(evidence: Evidence, tensors: dict[str, torch.Tensor], sign: bool = False) -> Iterator[Vote]:
     """Votes from |tensor|, or from the tensor itself where its sign means something."""
 
-    def saliency(parameter: str, _: np.ndarray) -> np.ndarray | None:
+    def saliency(parameter: str, rows: np.ndarray, start: int) -> np.ndarray | None:
         if parameter not in tensors:
             return None
-        array = tensors[parameter].numpy()
+        array = tensors[parameter].numpy()[start : start + len(rows)]
         return array if sign else np.abs(array)
 
     return evidence.elementwise(saliency)

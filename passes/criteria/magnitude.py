@@ -24,7 +24,7 @@ class L1(Criterion):
 
     def votes(self, evidence: Evidence) -> Iterable[Vote]:
         """One vote per axis of every parameter."""
-        return evidence.elementwise(lambda _, weight: np.abs(weight))
+        return evidence.elementwise(lambda _, rows, __: np.abs(rows))
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class L2(Criterion):
 
     def votes(self, evidence: Evidence) -> Iterable[Vote]:
         """One vote per axis of every parameter."""
-        return evidence.elementwise(lambda _, weight: np.square(weight, dtype=np.float64), np.sqrt)
+        return evidence.elementwise(lambda _, rows, __: np.square(rows, dtype=np.float64), np.sqrt)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class BatchNormScale(Criterion):
     def votes(self, evidence: Evidence) -> Iterable[Vote]:
         """One vote per scale of a BatchNormalization node; other parameters do not vote."""
         scales = batch_norm_inputs(evidence.groups.model, (1,))
-        return evidence.elementwise(lambda name, weight: np.abs(weight) if name in scales else None)
+        return evidence.elementwise(lambda name, rows, _: np.abs(rows) if name in scales else None)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,7 @@ HINTS = {
 }
 
 
-def normalize(
-    model: ir.Model, shapes: Mapping[str, Sequence[int]], *, foreign_ops: bool = False
-) -> ir.Model:
+def normalize(model: ir.Model, shapes: Mapping[str, Sequence[int]], *, foreign_ops: bool = False) -> ir.Model:
     """Bring a model into form; the argument may be changed and must not be used afterwards.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,9 @@ _EXAMPLES = """\
   sparsecc prune train.py:make_model -o smaller.onnx --ratio 0.5 --save-plan plan.json
   sparsecc prune retrained.onnx -o smaller.onnx --plan plan.json"""
 
+
+_TOLD = ("no-rule", "unification", "reshape", "inexact", "symbolic", "no-vote", "too-wide")
+"""Codes of refusals that are about this model, not about axes that no model can lose."""
 
 _TARGETS = {
     "parameters": "share of the dense model's parameters that stays",
@@ -138,7 +142,8 @@ def run(args: argparse.Namespace) -> int:
         progress("capture", 0, 1)
         model = read_model(args.source, shapes, foreign_ops=True)
         results = _pruned(args, model, ratios, bounds, progress)
-        checks = [_checked(args, model, result, progress) for result in results]
+        checkable = not args.no_verify and not _unknown_to_runtime(model)
+        checks = [_checked(model, result, progress) if checkable else None for result in results]
         progress("write", 0, 1)
         sizes = [write_model(result.model, out) for result, out in zip(results, outs, strict=True)]
         if args.save_plan is not None:
@@ -180,10 +185,15 @@ def _value(args: argparse.Namespace, name: str) -> object:
     return getattr(args, name.replace("-", "_"))
 
 
-def _checked(
-    args: argparse.Namespace, model: ir.Model, result: PruneResult, progress: Progress
-) -> OracleResult | None:
-    if args.no_verify or result.before.bytes > LARGEST_SINGLE_FILE:
+def _unknown_to_runtime(model: ir.Model) -> bool:
+    """Whether ops that nothing defines keep ONNX Runtime from running the model."""
+    from sparsecc.ir.verify import verify
+
+    return any(violation.rule == "domains" for violation in verify(model))
+
+
+def _checked(model: ir.Model, result: PruneResult, progress: Progress) -> OracleResult | None:
+    if result.before.bytes > LARGEST_SINGLE_FILE:
         return None
     from sparsecc.pruner import verify
 
@@ -326,10 +336,13 @@ def _print(result: PruneResult, checked: OracleResult | None) -> None:
     ]
     print(table(("", "#before", "#after", "#left"), costs))
     print()
+    reasons = collections.Counter(refusal.reason for refusal in result.refusals if refusal.code in _TOLD)
+    for reason, count in reasons.items():
+        print(f"{count} left whole: {reason}")
     if result.latency_share is not None:
         print(f"latency: {result.latency_share:.1%} of the dense model's")
     if checked is None:
-        print("not checked against the original")
+        print("not checked against the original (too large, an op unknown to ONNX Runtime, or --no-verify)")
     else:
         print(
             f"checked: equals the original with these slices zeroed, to {checked.difference:.1g} (relative)"

@@ -44,9 +44,7 @@ def read_source(text: str) -> tuple[object, object]:
     return made, None
 
 
-def read_model(
-    text: str, shapes: Mapping[str, Sequence[int]], *, foreign_ops: bool = False
-) -> ir.Model:
+def read_model(text: str, shapes: Mapping[str, Sequence[int]], *, foreign_ops: bool = False) -> ir.Model:
     """Capture SOURCE.
 
     Raises:

@@ -103,9 +103,9 @@ def run_all_values(
     """One run in which every value of the main graph is seen: the array if `wanted`, else only its shape.
 
     Large weights are fed as zeros that take no memory, so only values that do not depend on them mean
-    anything. A node of a domain that ONNX Runtime does not know is left out; its outputs are fed as zeros
-    of their declared shapes. A sequence gives the shapes of its elements; a value that was not computed, and
-    constants of types that numpy has no arrays for, are absent.
+    anything. Nodes of a domain that ONNX Runtime does not know, and copies of large weights, are left out;
+    their outputs are fed as zeros of their declared shapes. A sequence gives the shapes of its elements; a
+    value that was not computed, and constants of types that numpy has no arrays for, are absent.
 
     Args:
         model: unchanged afterwards.
@@ -129,6 +129,7 @@ def run_all_values(
                 f"declare its type and shape in the model"
             )
         feeds[value.name or ""] = np.zeros(shape, value.dtype.numpy())
+    given = {entry.name for entry in proto.graph.input}
     outputs = {output.name for output in proto.graph.output}
     computed = [name for node in proto.graph.node for name in node.output if name]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in computed if name not in outputs)
@@ -140,7 +141,7 @@ def run_all_values(
         session = onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        results = session.run(computed, feeds)
+        results = session.run(computed, {name: feeds[name] for name in given})
     except _runtime_errors() as error:
         raise VerificationError(
             f"ONNX Runtime cannot run the model as it is given: {first_line(error)}"
@@ -166,23 +167,42 @@ def run_all_values(
 
 
 def _fed_as_zeros(model: ir.Model, proto: onnx.ModelProto) -> list[ir.Value]:
-    """Weights that `proto` has as inputs, and outputs of unknown ops, which are taken out of `proto`."""
+    """Weights that `proto` has as inputs, and what is computed by nodes that are taken out of `proto`.
+
+    Those are nodes of unknown domains, and those that would only write a large weight out once more.
+    """
     given = {value.name for value in model.graph.inputs}
     weights = [model.graph.initializers[entry.name] for entry in proto.graph.input if entry.name not in given]
     known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {
         function.domain for function in model.functions.values()
     }
-    unknown = [node for node in model.graph if node.domain not in known]
-    if unknown:
-        names = {value.name for node in unknown for value in node.outputs}
+    zeros = set(weights)
+    left_out: list[ir.Value] = []
+    for node in model.graph:
+        copies = node.domain == "" and node.op_type in ("Transpose", "Identity", "Cast")
+        if node.domain not in known:
+            left_out.extend(node.outputs)
+        elif copies and node.inputs[0] in zeros and static_shape(node.outputs[0]) is not None:
+            left_out.append(node.outputs[0])
+            zeros.add(node.outputs[0])
+    if left_out:
+        names = {value.name for value in left_out}
         kept = [node for node in proto.graph.node if not names & set(node.output)]
         del proto.graph.node[:]
         proto.graph.node.extend(kept)
-        for node in unknown:
-            for value in node.outputs:
-                if value.shape is not None and value.dtype is not None:
-                    proto.graph.input.append(ir.to_proto(value))
-    return weights + [value for node in unknown for value in node.outputs]
+        made = {output.name for output in proto.graph.output}
+        for value in left_out:
+            if value.shape is not None and value.dtype is not None and value.name not in made:
+                proto.graph.input.append(ir.to_proto(value))
+        _drop_outputs(proto, names & made)
+    return weights + left_out
+
+
+def _drop_outputs(proto: onnx.ModelProto, names: set[str | None]) -> None:
+    """Graph outputs that no node computes any more."""
+    kept = [output for output in proto.graph.output if output.name not in names]
+    del proto.graph.output[:]
+    proto.graph.output.extend(kept)
 
 
 def _session(model: ir.Model, threads: int) -> onnxruntime.InferenceSession:

@@ -54,6 +54,13 @@ def call_onnx(model: ir.Model, function: Callable[[onnx.ModelProto], T]) -> T:
 def light_proto(model: ir.Model) -> onnx.ModelProto:
     """Serialise with large initializers as mere graph inputs; the model is unchanged."""
     graph = model.graph
+    for value in graph.initializers.values():
+        # What stays inside must not refer to a file, whose folder the onnx package does not know.
+        if (
+            isinstance(value.const_value, ir.ExternalTensor)
+            and value.const_value.nbytes <= SMALL_TENSOR_BYTES
+        ):
+            value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)
     heavy = [
         (value, value.const_value)
         for value in graph.initializers.values()

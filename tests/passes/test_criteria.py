@@ -168,7 +168,7 @@ class Third(Criterion):
 
     def votes(self, evidence: Evidence) -> Iterable[Vote]:
         """One vote per axis."""
-        return evidence.elementwise(lambda _, weight: np.abs(weight) ** 3)
+        return evidence.elementwise(lambda _, rows, __: np.abs(rows) ** 3)
 
 
 def test_a_criterion_of_ones_own() -> None:
