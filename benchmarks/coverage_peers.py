@@ -25,7 +25,7 @@ from sparsecc.axes.dims import expand, keep_mask
 from sparsecc.axes.groups import Groups, groups
 from sparsecc.axes.kinds import Roles
 from sparsecc.oracle import check
-from tests.zoo import sample
+from tests.zoo.registry import sample
 from tests.zoo.sample import Sample
 
 PACKAGE = "torch-pruning"
@@ -157,7 +157,7 @@ def tensors_of(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def kept_of(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> Positions:
-    """The positions that stay of each tensor that shrank, by axis.
+    """The positions that stay of each tensor that shrank, by axis, in whatever order they now are.
 
     Args:
         before: distinct elements.
@@ -180,12 +180,15 @@ def _positions(name: str, before: np.ndarray, after: np.ndarray) -> dict[str, li
         raise ValueError(f"{name} went from {list(before.shape)} to {list(after.shape)}")
     order = np.argsort(before, axis=None)
     places = np.searchsorted(before.reshape(-1)[order], after.reshape(-1)).clip(max=before.size - 1)
-    indices = np.unravel_index(order[places], before.shape)
-    kept = {str(axis): np.unique(index).tolist() for axis, index in enumerate(indices)}
-    expected = before[np.ix_(*kept.values())]
-    if expected.shape != after.shape or not np.array_equal(expected, after):
+    indices = np.unravel_index(order[places].reshape(after.shape), before.shape)
+    first = (slice(None), *[0] * (after.ndim - 1))
+    lines = [np.moveaxis(index, axis, 0)[first] for axis, index in enumerate(indices)]
+    repeats = any(len(set(line.tolist())) < len(line) for line in lines)
+    if repeats or not np.array_equal(before[np.ix_(*lines)], after):
         raise ValueError(f"{name} is no slice of what it was")
-    return {axis: found for axis, found in kept.items() if len(found) < before.shape[int(axis)]}
+    return {
+        str(axis): sorted(line.tolist()) for axis, line in enumerate(lines) if len(line) < before.shape[axis]
+    }
 
 
 def _prune(

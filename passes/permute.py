@@ -44,7 +44,7 @@ class Permute(Pass):
         rounds: of swaps, for each dimension, at most; 0 takes the first order that is found.
     """
 
-    pattern: str = "4x1"
+    pattern: str = "2:4"
     sparsity: float = -1.0
     skip: tuple[str, ...] = ()
     min_size: int = 1024

@@ -14,7 +14,8 @@ import onnx_ir as ir
 
 from sparsecc.axes.groups import Cost, Groups
 from sparsecc.errors import Refusal, UsageError, VerificationError
-from sparsecc.ir.evaluate import evaluate
+from sparsecc.ir.evaluate import LARGEST_IN_MEMORY, evaluate
+from sparsecc.ir.verify import verify as find_violations
 from sparsecc.oracle import OracleResult
 from sparsecc.oracle import check as check_oracle
 from sparsecc.passes.criteria import Calibration, Criterion
@@ -51,7 +52,8 @@ class PruneResult:
         after: of the copy.
         refusals: groups that stayed whole, and why.
         latency_share: measured or predicted time over that of the original, if that was the budget.
-        reconstructed: the weights that stay were fitted anew.
+        fitted: the weights that stay are not those of the original: they were fitted or trained.
+        checked: what the oracle found, or None where it was not asked.
     """
 
     model: ir.Model
@@ -60,7 +62,8 @@ class PruneResult:
     after: Cost
     refusals: tuple[Refusal, ...] = ()
     latency_share: float | None = None
-    reconstructed: bool = False
+    fitted: bool = False
+    checked: OracleResult | None = None
 
     @property
     def groups(self) -> tuple[PrunedGroup, ...]:
@@ -166,11 +169,13 @@ def prune(
     machine: str = "cpu",
     shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress | None = None,
+    proof: bool = True,
     **options: Unpack[PruneOptions],
 ) -> PruneResult:
     """Delete the indices of dependency groups that matter least from a copy of a model.
 
-    Nothing is trained unless `between` does it.
+    Nothing is trained unless `between` does it. The result is checked by the oracle, which runs the original
+    and the pruned model once on random weights.
 
     Args:
         model: as `sparsecc.capture` gives it; not changed.
@@ -184,20 +189,24 @@ def prune(
         machine: the compile target of a latency.
         shapes: input name -> dims for a latency, where inputs have symbolic dimensions.
         progress: told about every phase.
+        proof: check that pruned equals masked; left out for models of more than 1.5 GB and those with ops
+            that ONNX Runtime does not know.
         **options: criterion, scope, rounding, what is left out; see `PruneOptions`.
 
     Raises:
         UsageError: arguments that do not exist or contradict each other, or data that does not fit.
-        VerificationError: nothing can be pruned, or a budget cannot be met; the nearest value is named.
+        VerificationError: nothing can be pruned, a budget cannot be met (the nearest value is named), or the
+            check failed.
     """
     goal = _Goal.make(ratio, target)
     if iterations < 1:
         raise UsageError(f"a schedule has at least one iteration, not {iterations}")
-    tell = progress or (lambda phase, done, total: None)
+    tell = progress or _silent
     tell("analyse", 0, 1)
     first = Groups(model, inputs)
     if iterations == 1:
-        return _prune_once(first, goal, options, machine, shapes, tell)
+        result = _prune_once(first, goal, options, machine, shapes, tell)
+        return _proved(model, result, inputs, tell) if proof else result
     if goal.latency is not None:
         raise UsageError("a latency is met in one iteration; give parameters, flops or bytes, or a ratio")
     current, plan, result = first, None, None
@@ -212,7 +221,8 @@ def prune(
             current = Groups(left, inputs)
     assert plan is not None
     assert result is not None
-    return replace(result, plan=plan, before=first.total)
+    result = replace(result, plan=plan, before=first.total, fitted=result.fitted or between is not None)
+    return _proved(model, result, inputs, tell) if proof else result
 
 
 def prune_ratios(
@@ -220,6 +230,7 @@ def prune_ratios(
     ratios: Sequence[float],
     *,
     inputs: Mapping[str, np.ndarray] | None = None,
+    proof: bool = True,
     **options: Unpack[PruneOptions],
 ) -> list[PruneResult]:
     """Prune to several ratios with one analysis and one ranking; see `prune`.
@@ -229,20 +240,29 @@ def prune_ratios(
         VerificationError: nothing can be pruned.
     """
     ranking = _rank(Groups(model, inputs), options)
-    return [_result(apply_steps(ranking, ranking.by_ratio(ratio)), ranking, options) for ratio in ratios]
+    results = [_result(apply_steps(ranking, ranking.by_ratio(ratio)), ranking, options) for ratio in ratios]
+    return [_proved(model, result, inputs, _silent) for result in results] if proof else results
 
 
-def replay(model: ir.Model, plan: PrunePlan, inputs: Mapping[str, np.ndarray] | None = None) -> PruneResult:
+def replay(
+    model: ir.Model,
+    plan: PrunePlan,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    *,
+    proof: bool = True,
+) -> PruneResult:
     """Prune a model of the same architecture, whatever its weights, as a plan says.
 
     Raises:
-        VerificationError: another architecture (the first difference is named), or a damaged plan.
+        VerificationError: another architecture (the first difference is named), a damaged plan, or the check
+            failed.
     """
     groups = Groups(model, inputs)
     masks = masks_of(groups, plan)
     pruned, found = prune_with(groups, masks)
     after = groups.cost({dim: int(mask.sum()) for dim, mask in masks.items()})
-    return PruneResult(pruned, found, groups.total, after)
+    result = PruneResult(pruned, found, groups.total, after)
+    return _proved(model, result, inputs, _silent) if proof else result
 
 
 def verify(
@@ -253,23 +273,38 @@ def verify(
 ) -> OracleResult:
     """Check with the oracle that a pruned model equals the original with the same slices zeroed.
 
-    A reconstructed model has other weights on purpose; there the plan is checked, by replaying it.
+    A model that was fitted or trained has other weights on purpose; there the plan is replayed and checked.
 
     Args:
         model: the original.
-        result: of `prune`, without a schedule that trained in between.
+        result: of `prune`.
         inputs: arrays for all graph inputs; random ones if None.
         tolerance: largest relative difference.
 
     Raises:
         VerificationError: it does not.
     """
-    pruned = replay(model, result.plan, inputs).model if result.reconstructed else result.model
+    pruned = replay(model, result.plan, inputs, proof=False).model if result.fitted else result.model
     found = check_oracle(ir.to_proto(model), ir.to_proto(pruned), result.plan.to_json(), inputs)
     if not found.passed(tolerance, vacuous=not result.plan.kept):
         reasons = "; ".join(found.problems) or f"the outputs differ by {found.difference:.2g} (relative)"
         raise VerificationError(f"the pruned model is not the original with those slices zeroed: {reasons}")
     return found
+
+
+def _proved(
+    model: ir.Model, result: PruneResult, inputs: Mapping[str, np.ndarray] | None, tell: Progress
+) -> PruneResult:
+    """The result with what the oracle found, where it can look."""
+    foreign = any(violation.rule == "domains" for violation in find_violations(model))
+    if foreign or result.before.bytes > LARGEST_IN_MEMORY:
+        return result
+    tell("check against the original", 0, 1)
+    return replace(result, checked=verify(model, result, inputs))
+
+
+def _silent(phase: str, done: int, total: int) -> None:
+    """No progress shown."""
 
 
 @dataclass(frozen=True)
@@ -418,5 +453,5 @@ def _result(pruned: Pruned, ranking: Ranking, options: PruneOptions) -> PruneRes
         pruned.before,
         pruned.after,
         (*frozen, *ranking.refusals(), *refusals),
-        reconstructed=mode != "none",
+        fitted=mode != "none",
     )

@@ -124,8 +124,11 @@ def test_kept_positions_are_read_off_distinct_elements() -> None:
     assert peers.kept_of({"a": before, "b": before}, {"a": after, "b": before}) == {
         "a": {"0": [0, 3], "1": [1, 2, 3]}
     }
+    assert peers.kept_of({"a": before}, {"a": after[:, ::-1]}) == {"a": {"0": [0, 3], "1": [1, 2, 3]}}
+    mixed = after.copy()
+    mixed[0, 0, 0], mixed[1, 1, 1] = after[1, 1, 1], after[0, 0, 0]
     with pytest.raises(ValueError, match="a is no slice of what it was"):
-        peers.kept_of({"a": before}, {"a": after[:, ::-1]})
+        peers.kept_of({"a": before}, {"a": mixed})
 
 
 def test_equal_elements_are_nudged_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -64,8 +65,7 @@ def attention() -> tuple[nn.Module, torch.Tensor]:
 
 @pytest.mark.parametrize("make", [convolutions, attention])
 @pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm", "random"])
-def test_pruned_equals_masked(make: object, criterion: str) -> None:
-    assert callable(make)
+def test_pruned_equals_masked(make: Callable[[], tuple[nn.Module, torch.Tensor]], criterion: str) -> None:
     module, x = make()
     model = sparsecc.capture(module, (x,))
     result = sparsecc.prune(model, 0.5, criterion=criterion)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from sparsecc.axes.context import AxisState, NodeFacts, OpContext, RuleError, free_axes
 from sparsecc.axes.dims import AxisExpr, Dim, UnificationError, expand, fixed, freeze, size_of, terminals
 from sparsecc.axes.rules.registry import Zero, rule_for
-from sparsecc.axes.trace import Trace, trace
+from sparsecc.axes.trace import Trace, shaping_inputs, trace
 from sparsecc.errors import Refusal, VerificationError
 
 
@@ -108,6 +108,7 @@ def _visit(node: ir.Node, state: AxisState, result: Analysis) -> None:
         context.freeze_all(why)
         return
     try:
+        _check_shaped(node, state)
         row.axes(context)
     except (RuleError, UnificationError) as error:
         why = Refusal(f"this use of {node.op_type} has no rule: {error}", context.where, "no-rule")
@@ -117,6 +118,19 @@ def _visit(node: ir.Node, state: AxisState, result: Analysis) -> None:
     context.freeze_unread()
     state.facts[node] = context.facts
     _check_sizes(node, state, context.where)
+
+
+def _check_shaped(node: ir.Node, state: AxisState) -> None:
+    """Refuse a node that regroups axes whose sizes depend on data: the traced ones are one case of many.
+
+    Raises:
+        RuleError: it does.
+    """
+    for value in shaping_inputs(node):
+        if value is not None and value not in state.trace.constants and not value.is_initializer():
+            raise RuleError(f"the shape of its output depends on data ({value.name})")
+    if node.op_type in ("Reshape", "Flatten") and node.inputs[0] in state.trace.unshaped:
+        raise RuleError("it regroups axes whose sizes depend on data")
 
 
 def _check_sizes(node: ir.Node, state: AxisState, where: str) -> None:

@@ -19,6 +19,34 @@ from sparsecc.ir.shapes import value_text
 SOURCES = ("Shape", "Size")
 """Ops whose output depends on the shape of the input only."""
 
+SHAPED_BY_DATA = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "StringSplit"})
+"""Ops whose output has as many entries as the data say."""
+
+SHAPED_BY_INPUT: Mapping[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "CenterCropPad": (1,),
+    "Col2Im": (1, 2),
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "MaxUnpool": (2,),
+    "OneHot": (1,),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (2, 3),
+    "SequenceAt": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "SplitToSequence": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Upsample": (1,),
+}
+"""Op -> inputs whose values decide the shape of the output."""
+
+SHAPED_LIKE_FIRST = frozenset({"Scatter", "ScatterElements", "ScatterND", "TensorScatter"})
+"""Ops whose output has the shape of the first input, whatever the others have."""
+
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
@@ -36,6 +64,7 @@ class Trace:
         dynamic: constants that change with the size of a symbolic dimension -> which entries do; all of them
             where the constant's own shape changes.
         shape_sources: constant -> the values whose shapes it was computed from.
+        unshaped: values whose shapes depend on data: what the run showed is one case of many.
     """
 
     shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict[ir.Value, tuple[int, ...]])
@@ -47,6 +76,7 @@ class Trace:
     shape_sources: dict[ir.Value, frozenset[ir.Value]] = field(
         default_factory=dict[ir.Value, "frozenset[ir.Value]"]
     )
+    unshaped: set[ir.Value] = field(default_factory=set[ir.Value])
 
 
 def trace(model: ir.Model, inputs: Mapping[str, np.ndarray] | None = None) -> Trace:
@@ -63,8 +93,8 @@ def trace(model: ir.Model, inputs: Mapping[str, np.ndarray] | None = None) -> Tr
     symbols = _symbols(model)
     arrays = dict(inputs) if inputs is not None else random_inputs(model, dims=_sizes(symbols, 2))
     _check_inputs(model, arrays)
-    constant, sources = _constants(model)
-    result = Trace(shape_sources=sources)
+    constant, sources, unshaped = _constants(model)
+    result = Trace(shape_sources=sources, unshaped=unshaped)
     for name, found in run_all_values(model, arrays, constant).items():
         if isinstance(found, list):
             result.sequences[name] = found
@@ -150,16 +180,22 @@ def _mark_dynamic(
             result.dynamic[value] = found != other
 
 
-def _constants(model: ir.Model) -> tuple[set[ir.Value], dict[ir.Value, frozenset[ir.Value]]]:
-    """Values that no weight or graph input reaches, and whose shapes each depends on."""
+def _constants(
+    model: ir.Model,
+) -> tuple[set[ir.Value], dict[ir.Value, frozenset[ir.Value]], set[ir.Value]]:
+    """Values that no weight or graph input reaches, whose shapes each depends on, and shapes by data."""
     constant = {value for value in model.graph.initializers.values() if _is_constant_initializer(value)}
     sources: dict[ir.Value, frozenset[ir.Value]] = {}
+    unshaped: set[ir.Value] = set()
     for node in model.graph:
-        if any(attribute.type in _GRAPHS for attribute in node.attributes.values()):
-            continue
-        if node.op_type in RANDOM:
-            continue
         inputs = [value for value in node.inputs if value is not None]
+        if any(attribute.type in _GRAPHS for attribute in node.attributes.values()):
+            unshaped.update(node.outputs)
+            continue
+        if _is_unshaped(node, constant, unshaped):
+            unshaped.update(node.outputs)
+        if node.op_type in RANDOM or (node.op_type in SOURCES and unshaped & set(inputs)):
+            continue
         if node.op_type in SOURCES and node.domain == "":
             depends = frozenset(inputs)
         elif node.op_type == "CastLike" and inputs[0] in constant:
@@ -168,11 +204,30 @@ def _constants(model: ir.Model) -> tuple[set[ir.Value], dict[ir.Value, frozenset
             depends = frozenset[ir.Value]().union(*(sources.get(value, ()) for value in inputs))
         else:
             continue
+        unshaped.difference_update(node.outputs)
         for value in node.outputs:
             constant.add(value)
             if depends:
                 sources[value] = depends
-    return constant, sources
+    return constant, sources, unshaped
+
+
+def _is_unshaped(node: ir.Node, constant: set[ir.Value], unshaped: set[ir.Value]) -> bool:
+    """Whether the shapes of the outputs depend on data."""
+    if node.op_type in SOURCES:
+        return False
+    if node.op_type in SHAPED_BY_DATA:
+        return True
+    seen = node.inputs[:1] if node.op_type in SHAPED_LIKE_FIRST else node.inputs
+    return any(value in unshaped for value in seen) or any(
+        value is not None and value not in constant for value in shaping_inputs(node)
+    )
+
+
+def shaping_inputs(node: ir.Node) -> list[ir.Value | None]:
+    """The inputs whose values decide the shape of the output."""
+    numbers = SHAPED_BY_INPUT.get(node.op_type, ())
+    return [node.inputs[number] for number in numbers if number < len(node.inputs)]
 
 
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

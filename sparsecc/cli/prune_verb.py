@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 from sparsecc.cli.options import Verbs, add_source, add_verb, check_out, read_shapes
 from sparsecc.cli.progress import Progress
-from sparsecc.cli.source import LARGEST_SINGLE_FILE
 from sparsecc.cli.table import table
 from sparsecc.errors import UsageError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from sparsecc.oracle import OracleResult
     from sparsecc.passes.criteria import Calibration
     from sparsecc.pruner import PruneResult
 
@@ -142,14 +140,12 @@ def run(args: argparse.Namespace) -> int:
         progress("capture", 0, 1)
         model = read_model(args.source, shapes, foreign_ops=True)
         results = _pruned(args, model, ratios, bounds, progress)
-        checkable = not args.no_verify and not _unknown_to_runtime(model)
-        checks = [_checked(model, result, progress) if checkable else None for result in results]
         progress("write", 0, 1)
         sizes = [write_model(result.model, out) for result, out in zip(results, outs, strict=True)]
         if args.save_plan is not None:
             results[0].plan.save(args.save_plan)
-    for result, check, out, size in zip(results, checks, outs, sizes, strict=True):
-        _print(result, check)
+    for result, out, size in zip(results, outs, sizes, strict=True):
+        _print(result)
         print(f"{out}: {size} bytes\n")
     if args.save_plan is not None:
         print(f"{args.save_plan}: the plan, for `sparsecc prune --plan`")
@@ -185,22 +181,6 @@ def _value(args: argparse.Namespace, name: str) -> object:
     return getattr(args, name.replace("-", "_"))
 
 
-def _unknown_to_runtime(model: ir.Model) -> bool:
-    """Whether ops that nothing defines keep ONNX Runtime from running the model."""
-    from sparsecc.ir.verify import verify
-
-    return any(violation.rule == "domains" for violation in verify(model))
-
-
-def _checked(model: ir.Model, result: PruneResult, progress: Progress) -> OracleResult | None:
-    if result.before.bytes > LARGEST_SINGLE_FILE:
-        return None
-    from sparsecc.pruner import verify
-
-    progress("verify", 0, 1)
-    return verify(model, result)
-
-
 def _pruned(
     args: argparse.Namespace,
     model: ir.Model,
@@ -213,7 +193,7 @@ def _pruned(
 
     if args.plan is not None:
         progress("prune", 0, 1)
-        return [replay(model, PrunePlan.load(args.plan))]
+        return [replay(model, PrunePlan.load(args.plan), proof=not args.no_verify)]
     targets = {
         name: share for name in _TARGETS if (share := getattr(args, name.replace("-", "_"))) is not None
     }
@@ -230,7 +210,7 @@ def _pruned(
     elif args.regress or args.batch_norm:
         raise UsageError("--regress and --batch-norm are parts of a reconstruction: give --reconstruct too")
     if ratios:
-        return prune_ratios(model, ratios, **options)
+        return prune_ratios(model, ratios, proof=not args.no_verify, **options)
     result = prune(
         model,
         args.ratio,
@@ -238,6 +218,7 @@ def _pruned(
         iterations=1 if args.iterations is None else args.iterations,
         machine=args.machine,
         progress=progress,
+        proof=not args.no_verify,
         **options,
     )
     return [result]
@@ -313,7 +294,7 @@ def _calibration(files: Sequence[Path], inputs: Sequence[str]) -> Calibration:
     return Calibration(batches, targets or None)
 
 
-def _print(result: PruneResult, checked: OracleResult | None) -> None:
+def _print(result: PruneResult) -> None:
     rows = [
         (
             group.name,
@@ -341,9 +322,8 @@ def _print(result: PruneResult, checked: OracleResult | None) -> None:
         print(f"{count} left whole: {reason}")
     if result.latency_share is not None:
         print(f"latency: {result.latency_share:.1%} of the dense model's")
-    if checked is None:
+    if result.checked is None:
         print("not checked against the original (too large, an op unknown to ONNX Runtime, or --no-verify)")
     else:
-        print(
-            f"checked: equals the original with these slices zeroed, to {checked.difference:.1g} (relative)"
-        )
+        difference = result.checked.difference
+        print(f"checked: equals the original with these slices zeroed, to {difference:.1g} (relative)")

@@ -223,6 +223,7 @@ BAD = [
     ("pattern=unstructured sparsity=0.5", "the same in every order"),
     ("pattern=fan-in sparsity=0.5", "the same in every order"),
     ("pattern=4x1", "needs a sparsity"),
+    ("sparsity=0.8", "fixes the sparsity"),
     ("pattern=2:4 sparsity=0.7", "fixes the sparsity"),
     ("pattern=4x1 sparsity=0.5 rounds=-1", "must not be negative"),
     ("pattern=dense", "not sparse"),

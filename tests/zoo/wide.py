@@ -51,11 +51,9 @@ TASKS = (
 # Fields of a configuration that the general rules leave in a state that the model refuses.
 SMALL_WINDOW = {"window_size": 2}
 SERIES = {"prediction_length": 5, "context_length": 12, "num_time_features": 2}
-MROPE: dict[str, Any] = {
-    "text_config": {
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
-    }
-}
+ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4}
+MROPE: dict[str, Any] = {"text_config": {"rope_parameters": {**ROPE, "mrope_section": [4, 6, 6]}}}
+WITH_ROPE: dict[str, Any] = {"rope_parameters": ROPE}
 RESNET: dict[str, Any] = {
     "model_type": "resnet",
     "embedding_size": 16,
@@ -76,6 +74,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deformable_detr": {**ON_RESNET_STAGES, "d_model": 64},
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), MROPE),
     **dict.fromkeys(("depth_anything", "prompt_depth_anything"), FOUR_LAYERS),
+    **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), WITH_ROPE),
+    "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
+    "nemotron": {"num_key_value_heads": 2},
     "bit": {"num_groups": 4},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "bridgetower": {"num_attention_heads": 3},
@@ -106,13 +107,12 @@ def build(model_type: str) -> Built:
         Exception: what the configuration or the model raises.
     """
     import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     name = _class_name(model_type)
     if name is None:
         raise LookupError(f"no model class for {model_type}")
     kind: Any = getattr(transformers, name)
-    config = shrunken(CONFIG_MAPPING[model_type], OVERRIDES.get(model_type))
+    config = shrunken(kind.config_class, OVERRIDES.get(model_type))
     config._experts_implementation = "batched_mm"
     torch.manual_seed(0)
     model: nn.Module = kind(config).eval()
