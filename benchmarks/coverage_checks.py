@@ -246,11 +246,7 @@ def shares(found: Groups) -> tuple[float | None, tuple[str, ...]]:
         The share, None if no parameter remains, and the names of those that were left out.
     """
     analysis = found.analysis
-    outside = {value.name or "" for value in (*_tables(found), *_first_readers(found))}
-    producers = Roles(analysis).producers
-    for dim in analysis.occurrences():
-        if dim.frozen is not None and dim.frozen.code == "graph-output":
-            outside.update(producers.get(dim, ()))
+    outside = {value.name or "" for value in (*_tables(found), *_first_readers(found))} | output_makers(found)
     total = covered = 0.0
     for value in analysis.parameters:
         if value.name not in outside:
@@ -261,6 +257,14 @@ def shares(found: Groups) -> tuple[float | None, tuple[str, ...]]:
             total += size
             covered += size * (1 - stays)
     return (covered / total if total else None), tuple(sorted(outside))
+
+
+def output_makers(found: Groups) -> set[str]:
+    """Names of the parameters whose own output axis is an axis of a graph output."""
+    analysis = found.analysis
+    producers = Roles(analysis).producers
+    axes = [axis for value in found.model.graph.outputs for axis in analysis.axes.get(value, ())]
+    return {name for axis in axes for dim in terminals(axis) for name in producers.get(dim, ())}
 
 
 def _frozen_size(axis: AxisExpr) -> int:

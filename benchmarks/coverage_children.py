@@ -5,9 +5,11 @@ Children are forked, so that what the parent has imported is imported once.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import resource
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 BYTES = 12 * 2**30
+PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def each(
     Args:
         tasks: names and functions; what they return must be picklable.
         jobs: how many at a time.
-        seconds: the time limit of each.
+        seconds: of processor time, the limit of each; a child that sleeps has `PATIENCE` times as long.
     """
     waiting = iter(tasks)
     running: list[_Running] = []
@@ -75,7 +78,7 @@ def each(
                 if child.receiver in ready:
                     result = _received(child)
                 elif time.monotonic() >= child.deadline:
-                    result = Failure("time limit", f"no result after {seconds:.0f} s")
+                    result = Failure("time limit", f"no result after {PATIENCE * seconds:g} s")
                 else:
                     continue
                 running.remove(child)
@@ -89,10 +92,10 @@ def each(
 def _start(name: str, function: Callable[[], Any], seconds: float) -> _Running:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(function, sender))
+    process = context.Process(target=_child, args=(function, sender, seconds))
     process.start()
     sender.close()
-    return _Running(name, process, receiver, time.monotonic() + seconds)
+    return _Running(name, process, receiver, time.monotonic() + PATIENCE * seconds)
 
 
 def _received(child: _Running) -> Any:
@@ -100,6 +103,8 @@ def _received(child: _Running) -> Any:
         return child.receiver.recv()
     except EOFError:
         child.process.join()
+        if child.process.exitcode == -signal.SIGXCPU:
+            return Failure("time limit", "no result in its processor time")
         return Failure("process died", f"exit code {child.process.exitcode}")
 
 
@@ -109,8 +114,10 @@ def _end(child: _Running) -> None:
     child.receiver.close()
 
 
-def _child(function: Callable[[], Any], sender: Connection) -> None:
+def _child(function: Callable[[], Any], sender: Connection, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    limit = math.ceil(seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)

@@ -51,8 +51,8 @@ too.
   others are cut. What is counted makes the network fail to run or changes an output by more than 1e-6; the
   second number is of all slices tried over all seeds, at most 300 (random ones) with each.
 - **Torch-Pruning**: its MetaPruner at ratio 0.5 with nothing but the output layers named, judged by the same
-  oracle: *equal*; *wrong* (the difference); *does not run*; *crashed*; *pruned nothing*; *time limit* (75 s).
-  It ranks by magnitude, or at random where that crashes. It takes PyTorch modules only.
+  oracle: *equal*; *wrong* (the difference); *does not run*; *crashed*; *pruned nothing*; *time limit* (75 s
+  of processor time). It ranks by magnitude, or at random where that crashes. It takes PyTorch modules only.
 """
 
 

@@ -19,11 +19,10 @@ import torch
 from torch import nn
 
 import sparsecc
-from benchmarks.coverage_checks import TOLERANCE, verdict_of
+from benchmarks.coverage_checks import TOLERANCE, output_makers, verdict_of
 from benchmarks.coverage_minimality import Masks
 from sparsecc.axes.dims import expand, keep_mask
 from sparsecc.axes.groups import Groups, groups
-from sparsecc.axes.kinds import Roles
 from sparsecc.oracle import check
 from tests.zoo.registry import sample
 from tests.zoo.sample import Sample
@@ -135,16 +134,15 @@ def make_distinct(module: nn.Module) -> None:
 
 
 def output_layers(module: nn.Module, found: Groups) -> list[nn.Module]:
-    """The layers that make an axis of a graph output."""
-    producers = Roles(found.analysis).producers
-    names = {
-        name
-        for dim in found.analysis.occurrences()
-        if dim.frozen is not None and dim.frozen.code == "graph-output"
-        for name in producers.get(dim, ())
-    }
-    owners = {name.rpartition(".")[0] for name in names}
-    return [part for name, part in module.named_modules() if name in owners and part is not module]
+    """The layers that make an axis of a graph output, and those that share a parameter with them."""
+    names = output_makers(found)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    makers = {id(parameters[name]) for name in names if name in parameters}
+    return [
+        part
+        for part in module.modules()
+        if part is not module and makers & {id(parameter) for parameter in part.parameters(recurse=False)}
+    ]
 
 
 def tensors_of(module: nn.Module) -> dict[str, np.ndarray]:

@@ -100,14 +100,17 @@ class Prune(Pass):
 
     Options:
         ratio: share of each group (local) or of all indices (global) that goes; 0.5 if no budget is given.
-        parameters, flops, bytes: share of the dense model that stays, instead of a ratio; met within 2 %.
+        parameters: share of the dense model's parameters that stays, instead of a ratio; met within 2 %.
+        flops: share of its FLOPs that stays, likewise.
+        bytes: share of the bytes of its parameters that stays, likewise.
         criterion: what says how much an index matters.
         aggregation: how the votes of a group's parameters become one: sum, mean or max.
         normalization: how scores of different groups are made comparable: none, mean, max, sum or l2.
         scope: local or global.
         round_to: the number of indices that stay is a multiple of it.
         largest: share of a group that may go at most.
-        only, skip: names or kinds of groups, or globs.
+        only: names or kinds of groups, or globs; if given, all others stay whole.
+        skip: names or kinds of groups that stay whole, or globs.
     """
 
     name: ClassVar[str] = "prune"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -97,16 +98,24 @@ def test_children_report_errors_deaths_and_limits() -> None:
         os._exit(3)
 
     def sleeping() -> None:
-        import time
+        time.sleep(600)
 
-        time.sleep(60)
+    def working() -> None:
+        while True:
+            pass
 
-    tasks = [("value", lambda: 7), ("raising", raising), ("dying", dying), ("sleeping", sleeping)]
-    found: Mapping[str, Any] = dict(each(tasks, jobs=2, seconds=2))
+    tasks = [
+        ("value", lambda: 7),
+        ("raising", raising),
+        ("dying", dying),
+        ("working", working),
+        ("sleeping", sleeping),
+    ]
+    found: Mapping[str, Any] = dict(each(tasks, jobs=2, seconds=1))
     assert found["value"] == 7
     assert (found["raising"].kind, found["raising"].reason) == ("ValueError", "first line")
     assert found["dying"] == Failure("process died", "exit code 3")
-    assert found["sleeping"].kind == "time limit"
+    assert found["working"].kind == found["sleeping"].kind == "time limit"
 
 
 def test_pages_name_every_network_and_mark_what_failed() -> None:

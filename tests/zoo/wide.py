@@ -53,7 +53,6 @@ SMALL_WINDOW = {"window_size": 2}
 SERIES = {"prediction_length": 5, "context_length": 12, "num_time_features": 2}
 ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4}
 MROPE: dict[str, Any] = {"text_config": {"rope_parameters": {**ROPE, "mrope_section": [4, 6, 6]}}}
-WITH_ROPE: dict[str, Any] = {"rope_parameters": ROPE}
 RESNET: dict[str, Any] = {
     "model_type": "resnet",
     "embedding_size": 16,
@@ -74,7 +73,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deformable_detr": {**ON_RESNET_STAGES, "d_model": 64},
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), MROPE),
     **dict.fromkeys(("depth_anything", "prompt_depth_anything"), FOUR_LAYERS),
-    **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), WITH_ROPE),
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
     "nemotron": {"num_key_value_heads": 2},
     "bit": {"num_groups": 4},
