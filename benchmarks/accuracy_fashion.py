@@ -75,6 +75,7 @@ class FashionResNetTask(Task):
     metric = "top-1, %"
     higher_is_better = True
     seeds = (0, 1, 2)
+    fine_tuning_seeds = (0, 1)
     about = (
         "a ResNet of 175 k parameters trained here for 5 epochs on 55,000 images; top-1 on the 10,000 test "
         "images. Calibration: 512 training images with their classes (id), 512 grey patches of photographs "
@@ -108,17 +109,15 @@ class FashionResNetTask(Task):
         """Top-1 in percent on the held-out training images."""
         return 100 * accuracy(model, fashion("held-out"))
 
+    def fine_tune(self, model: ir.Model, seed: int) -> ir.Model:
+        module = sparsecc.to_torch(model)
+        train(module, fashion("train"), FINE_TUNING_EPOCHS, rate=3e-3, seed=seed)
+        return captured(module)
+
 
 def captured(module: nn.Module) -> ir.Model:
     """The module as a graph with an open batch size."""
     return open_batch(module.eval(), (torch.zeros(2, 1, 28, 28),))
-
-
-def fine_tune(model: ir.Model, seed: int) -> ir.Model:
-    """Train a pruned network for three epochs on the training images."""
-    module = sparsecc.to_torch(model)
-    train(module, fashion("train"), FINE_TUNING_EPOCHS, rate=3e-3, seed=seed)
-    return captured(module)
 
 
 def accuracy(model: ir.Model, images: Images) -> float:

@@ -93,9 +93,9 @@ def fashion_as_photographs(count: int, seed: int) -> np.ndarray:
 
 
 def labelled_views() -> tuple[np.ndarray, np.ndarray]:
-    """Ten views of each of the twenty labelled photographs: [20, 10, 3, 224, 224], and classes [20].
+    """Five views of each of the twenty labelled photographs: [20, 5, 3, 224, 224], and classes [20].
 
-    Five are the centre square and its four corners, 7/8 as wide; five are their mirror images.
+    The centre square and its four corners, 7/8 as wide.
     """
     views: list[np.ndarray] = []
     classes: list[int] = []
@@ -104,11 +104,9 @@ def labelled_views() -> tuple[np.ndarray, np.ndarray]:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         small = round(side * VIEW)
-        margin = side - small
-        boxes = [(left, top, side)]
-        boxes += [(left + x, top + y, small) for x in (0, margin) for y in (0, margin)]
-        plain = [_pixels(image.crop((x, y, x + size, y + size))) for x, y, size in boxes]
-        views.append(np.stack(plain + [view[:, :, ::-1] for view in plain]))
+        corners = [(left + x, top + y, small) for x in (0, side - small) for y in (0, side - small)]
+        boxes = [(left, top, side), *corners]
+        views.append(np.stack([_pixels(image.crop((x, y, x + size, y + size))) for x, y, size in boxes]))
         classes.append(int(path.stem.rpartition("_")[2]))
     return np.stack(views), np.array(classes)
 

@@ -11,18 +11,6 @@ import onnx_ir as ir
 
 from sparsecc.passes.criteria import Calibration
 
-SOURCES = ("id", "ood")
-"""Where calibration data come from: like the data the score is taken on, or unlike them."""
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """Options of `reconstruct`, chosen on held-out training images of Fashion-MNIST."""
-
-    regress: bool = False
-    batch_norm: bool = False
-    damping: float = 0.01
-
 
 @dataclass(frozen=True, eq=False)
 class Task(ABC):
@@ -39,7 +27,7 @@ class Task(ABC):
         seeds: one calibration sample, and one draw of noise, each.
         about: a sentence for the page that says what is measured on how many samples.
         only: kinds of groups that are pruned; all if empty.
-        reconstruction: with calibration data; without batch norm for other data and noise.
+        fine_tuning_seeds: of the runs with training, where there are training data.
     """
 
     cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "sparsecc-bench")
@@ -51,7 +39,7 @@ class Task(ABC):
     seeds: ClassVar[tuple[int, ...]]
     about: ClassVar[str]
     only: ClassVar[tuple[str, ...]] = ()
-    reconstruction: ClassVar[Reconstruction] = Reconstruction()
+    fine_tuning_seeds: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def model(self) -> ir.Model:
@@ -69,6 +57,10 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: ir.Model) -> dict[str, float]:
         """The score and other figures of a network, through ONNX Runtime."""
+
+    def fine_tune(self, model: ir.Model, seed: int) -> ir.Model:
+        """Train a pruned network a little; only where there are seeds for it."""
+        raise NotImplementedError(self.name)
 
 
 def open_batch(module: object, example: tuple[object, ...]) -> ir.Model:

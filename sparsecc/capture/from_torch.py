@@ -79,7 +79,7 @@ def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def _translated(program: torch.export.ExportedProgram) -> ir.Model:
-    with _quiet():
+    with _quiet(), torch.no_grad():  # as when it was traced, or other kernels would be chosen
         try:
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=EXPORT_OPSET, optimize=False, verbose=False

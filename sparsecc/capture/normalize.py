@@ -61,6 +61,8 @@ def normalize(model: ir.Model, shapes: Mapping[str, Sequence[int]], *, foreign_o
             specialize_shapes(model, shapes)
         else:
             infer_shapes(model)
+        if _drop_empty_parts(model):
+            common_passes.RemoveUnusedNodesPass()(model)
         check(model, foreign_ops=foreign_ops)
     return model
 
@@ -178,6 +180,32 @@ def _name(model: ir.Model) -> None:
             node.name = node.outputs[0].name
     if not model.graph.name:
         model.graph.name = "main"
+
+
+def _drop_empty_parts(model: ir.Model) -> bool:
+    """Concatenations lose inputs without entries, such as `x[..., rotary_dim:]` of a full rotation."""
+    changed = False
+    for node in list(model.graph):
+        if node.domain != "" or node.op_type != "Concat":
+            continue
+        full = [value for value in node.inputs if value is None or not _is_empty(value)]
+        if not full or len(full) == len(node.inputs):
+            continue
+        changed = True
+        if len(full) > 1:
+            node.resize_inputs(len(full))
+            for number, value in enumerate(full):
+                node.replace_input_with(number, value)
+        else:
+            node.op_type = "Identity"
+            node.attributes.clear()
+            node.resize_inputs(1)
+            node.replace_input_with(0, full[0])
+    return changed
+
+
+def _is_empty(value: ir.Value) -> bool:
+    return value.shape is not None and any(dim == 0 for dim in value.shape)
 
 
 def _check_onnx(model: ir.Model) -> None:

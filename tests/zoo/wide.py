@@ -65,19 +65,16 @@ ON_RESNET_STAGES: dict[str, Any] = {
     **ON_RESNET,
     "backbone_config": {**RESNET, "out_features": ["stage2", "stage3", "stage4"]},
 }
-FOUR_LAYERS = {"backbone_config": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}}
 OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("swin", "swinv2", "donut-swin", "maskformer-swin", "swin2sr"), SMALL_WINDOW),
     **dict.fromkeys(("time_series_transformer", "informer", "autoformer"), SERIES),
     **dict.fromkeys(("detr", "conditional_detr", "dab-detr", "table-transformer"), ON_RESNET),
     "deformable_detr": {**ON_RESNET_STAGES, "d_model": 64},
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), MROPE),
-    **dict.fromkeys(("depth_anything", "prompt_depth_anything"), FOUR_LAYERS),
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
     "nemotron": {"num_key_value_heads": 2},
     "bit": {"num_groups": 4},
     "deepseek_v2": {"num_experts_per_tok": 2},
-    "bridgetower": {"num_attention_heads": 3},
 }
 
 
