@@ -56,13 +56,13 @@ def normalize(model: ir.Model, shapes: Mapping[str, Sequence[int]], *, foreign_o
         model = _at_opset(model)
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name(model)
+        _drop_empty_parts(model)
         check(model, foreign_ops=foreign_ops)
         if shapes:
             specialize_shapes(model, shapes)
         else:
             infer_shapes(model)
-        if _drop_empty_parts(model):
-            common_passes.RemoveUnusedNodesPass()(model)
+        _drop_empty_parts(model)
         check(model, foreign_ops=foreign_ops)
     return model
 
@@ -182,7 +182,7 @@ def _name(model: ir.Model) -> None:
         model.graph.name = "main"
 
 
-def _drop_empty_parts(model: ir.Model) -> bool:
+def _drop_empty_parts(model: ir.Model) -> None:
     """Concatenations lose inputs without entries, such as `x[..., rotary_dim:]` of a full rotation."""
     changed = False
     for node in list(model.graph):
@@ -201,7 +201,8 @@ def _drop_empty_parts(model: ir.Model) -> bool:
             node.attributes.clear()
             node.resize_inputs(1)
             node.replace_input_with(0, full[0])
-    return changed
+    if changed:
+        common_passes.RemoveUnusedNodesPass()(model)
 
 
 def _is_empty(value: ir.Value) -> bool:

@@ -287,3 +287,18 @@ def test_transformers(name: str) -> None:
     assert len(weight_uses(model)) == LAYERS[name]
     parameters = {parameter for parameter, _ in module.named_parameters()}
     assert {f"{use.layer}.weight" for use in weight_uses(model)} <= parameters
+
+
+class FullRotation(nn.Module):
+    """Rotates all of its features, so the part that is passed on is empty."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rotated, passed = x[..., :6], x[..., 6:]
+        return torch.cat([rotated * 2, passed], dim=-1)
+
+
+def test_parts_without_entries_are_dropped() -> None:
+    x = torch.randn(2, 6)
+    model = capture(FullRotation(), (x,))
+    (found,) = evaluate(model, {model.graph.inputs[0].name or "": x.numpy()}).values()
+    np.testing.assert_array_equal(found, 2 * x.numpy())
