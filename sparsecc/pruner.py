@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from sparsecc.axes.groups import Cost, Groups
 from sparsecc.errors import Refusal, UsageError, VerificationError
-from sparsecc.ir.evaluate import LARGEST_IN_MEMORY, evaluate
+from sparsecc.ir.evaluate import evaluate
 from sparsecc.ir.verify import verify as find_violations
 from sparsecc.oracle import OracleResult
 from sparsecc.oracle import check as check_oracle
@@ -26,6 +26,7 @@ from sparsecc.passes.prune_ranking import Ranking, Selection, Step
 from sparsecc.passes.reconstruct import reconstruct
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
     from sparsecc.latency import MeasuredLatency, PredictedLatency
@@ -35,6 +36,9 @@ Progress = Callable[[str, int, int], None]
 
 Between = Callable[[ir.Model], ir.Model]
 """What happens between the steps of an iterative schedule: fine-tuning, which must keep names and shapes."""
+
+LARGEST_PROVED = 250_000_000
+"""Bytes of parameters up to which results are checked without being asked for: it takes memory and time."""
 
 LATENCIES = ("latency", "predicted-latency")
 TOLERANCE = 1e-4
@@ -169,7 +173,7 @@ def prune(
     machine: str = "cpu",
     shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress | None = None,
-    proof: bool = True,
+    proof: bool | None = None,
     **options: Unpack[PruneOptions],
 ) -> PruneResult:
     """Delete the indices of dependency groups that matter least from a copy of a model.
@@ -189,8 +193,8 @@ def prune(
         machine: the compile target of a latency.
         shapes: input name -> dims for a latency, where inputs have symbolic dimensions.
         progress: told about every phase.
-        proof: check that pruned equals masked; left out for models of more than 1.5 GB and those with ops
-            that ONNX Runtime does not know.
+        proof: check that pruned equals masked; None: of models with up to 250 MB of parameters and without
+            ops that ONNX Runtime does not know.
         **options: criterion, scope, rounding, what is left out; see `PruneOptions`.
 
     Raises:
@@ -206,7 +210,7 @@ def prune(
     first = Groups(model, inputs)
     if iterations == 1:
         result = _prune_once(first, goal, options, machine, shapes, tell)
-        return _proved(model, result, inputs, tell) if proof else result
+        return _proved(model, result, inputs, tell, forced=bool(proof)) if proof is not False else result
     if goal.latency is not None:
         raise UsageError("a latency is met in one iteration; give parameters, flops or bytes, or a ratio")
     current, plan, result = first, None, None
@@ -222,7 +226,7 @@ def prune(
     assert plan is not None
     assert result is not None
     result = replace(result, plan=plan, before=first.total, fitted=result.fitted or between is not None)
-    return _proved(model, result, inputs, tell) if proof else result
+    return _proved(model, result, inputs, tell, forced=bool(proof)) if proof is not False else result
 
 
 def prune_ratios(
@@ -230,7 +234,7 @@ def prune_ratios(
     ratios: Sequence[float],
     *,
     inputs: Mapping[str, np.ndarray] | None = None,
-    proof: bool = True,
+    proof: bool | None = None,
     **options: Unpack[PruneOptions],
 ) -> list[PruneResult]:
     """Prune to several ratios with one analysis and one ranking; see `prune`.
@@ -241,7 +245,9 @@ def prune_ratios(
     """
     ranking = _rank(Groups(model, inputs), options)
     results = [_result(apply_steps(ranking, ranking.by_ratio(ratio)), ranking, options) for ratio in ratios]
-    return [_proved(model, result, inputs, _silent) for result in results] if proof else results
+    if proof is False:
+        return results
+    return [_proved(model, result, inputs, _silent, forced=bool(proof)) for result in results]
 
 
 def replay(
@@ -249,7 +255,7 @@ def replay(
     plan: PrunePlan,
     inputs: Mapping[str, np.ndarray] | None = None,
     *,
-    proof: bool = True,
+    proof: bool | None = None,
 ) -> PruneResult:
     """Prune a model of the same architecture, whatever its weights, as a plan says.
 
@@ -262,7 +268,7 @@ def replay(
     pruned, found = prune_with(groups, masks)
     after = groups.cost({dim: int(mask.sum()) for dim, mask in masks.items()})
     result = PruneResult(pruned, found, groups.total, after)
-    return _proved(model, result, inputs, _silent) if proof else result
+    return _proved(model, result, inputs, _silent, forced=bool(proof)) if proof is not False else result
 
 
 def verify(
@@ -285,7 +291,7 @@ def verify(
         VerificationError: it does not.
     """
     pruned = replay(model, result.plan, inputs, proof=False).model if result.fitted else result.model
-    found = check_oracle(ir.to_proto(model), ir.to_proto(pruned), result.plan.to_json(), inputs)
+    found = check_oracle(_in_memory(model), _in_memory(pruned), result.plan.to_json(), inputs)
     if not found.passed(tolerance, vacuous=not result.plan.kept):
         reasons = "; ".join(found.problems) or f"the outputs differ by {found.difference:.2g} (relative)"
         raise VerificationError(f"the pruned model is not the original with those slices zeroed: {reasons}")
@@ -293,14 +299,29 @@ def verify(
 
 
 def _proved(
-    model: ir.Model, result: PruneResult, inputs: Mapping[str, np.ndarray] | None, tell: Progress
+    model: ir.Model,
+    result: PruneResult,
+    inputs: Mapping[str, np.ndarray] | None,
+    tell: Progress,
+    *,
+    forced: bool,
 ) -> PruneResult:
-    """The result with what the oracle found, where it can look."""
-    foreign = any(violation.rule == "domains" for violation in find_violations(model))
-    if foreign or result.before.bytes > LARGEST_IN_MEMORY:
-        return result
+    """The result with what the oracle found, where it is to look."""
+    if not forced:
+        foreign = any(violation.rule == "domains" for violation in find_violations(model))
+        if foreign or result.before.bytes > LARGEST_PROVED:
+            return result
     tell("check against the original", 0, 1)
     return replace(result, checked=verify(model, result, inputs))
+
+
+def _in_memory(model: ir.Model) -> onnx.ModelProto:
+    """The model as the oracle takes it, no weight in a file."""
+    copy = model.clone()
+    for value in copy.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
+    return ir.to_proto(copy)
 
 
 def _silent(phase: str, done: int, total: int) -> None:

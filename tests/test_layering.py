@@ -52,7 +52,7 @@ USERS = {
     "tvm": {"targets"},
     "torch": {"capture", "passes", "pruner", "torch"},
     "onnxruntime": {"ir", "oracle", "side_by_side"},
-    "onnx": {"ir", "oracle", "capture", "passes", "targets"},
+    "onnx": {"ir", "oracle", "capture", "passes", "targets", "pruner"},
 }
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DETAILS = """\
 Whole slices go from every layer that shares them (`sparsecc groups` lists them), so the result is an ordinary
 smaller network. Nothing is trained, which costs accuracy: fine-tune it afterwards. The result is checked
-against the original with the same slices zeroed, unless --no-verify is given."""
+against the original with the same slices zeroed, unless --no-verify is given or it is large."""
 _EXAMPLES = """\
   sparsecc prune model.onnx -o smaller.onnx --ratio 0.3
   sparsecc prune model.onnx -o smaller.onnx --flops 0.5 --scope global --skip '*.heads'
@@ -68,7 +68,11 @@ def add(verbs: Verbs) -> None:
     _add_choice(parser)
     _add_reconstruction(parser)
     parser.add_argument("--save-plan", type=Path, metavar="FILE", help="write what stays as JSON")
-    parser.add_argument("--no-verify", action="store_true", help="leave out the check against the original")
+    parser.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        help="check against the original with the same slices zeroed (done up to 250 MB if neither is given)",
+    )
     parser.add_argument("--machine", default="cpu", metavar="TARGET", help="of a latency (%(default)s)")
 
 
@@ -193,7 +197,7 @@ def _pruned(
 
     if args.plan is not None:
         progress("prune", 0, 1)
-        return [replay(model, PrunePlan.load(args.plan), proof=not args.no_verify)]
+        return [replay(model, PrunePlan.load(args.plan), proof=args.verify)]
     targets = {
         name: share for name in _TARGETS if (share := getattr(args, name.replace("-", "_"))) is not None
     }
@@ -210,7 +214,7 @@ def _pruned(
     elif args.regress or args.batch_norm:
         raise UsageError("--regress and --batch-norm are parts of a reconstruction: give --reconstruct too")
     if ratios:
-        return prune_ratios(model, ratios, proof=not args.no_verify, **options)
+        return prune_ratios(model, ratios, proof=args.verify, **options)
     result = prune(
         model,
         args.ratio,
@@ -218,7 +222,7 @@ def _pruned(
         iterations=1 if args.iterations is None else args.iterations,
         machine=args.machine,
         progress=progress,
-        proof=not args.no_verify,
+        proof=args.verify,
         **options,
     )
     return [result]
@@ -323,7 +327,9 @@ def _print(result: PruneResult) -> None:
     if result.latency_share is not None:
         print(f"latency: {result.latency_share:.1%} of the dense model's")
     if result.checked is None:
-        print("not checked against the original (too large, an op unknown to ONNX Runtime, or --no-verify)")
+        print(
+            "not checked against the original (over 250 MB, an op unknown to ONNX Runtime, or --no-verify)"
+        )
     else:
         difference = result.checked.difference
         print(f"checked: equals the original with these slices zeroed, to {difference:.1g} (relative)")
