@@ -279,14 +279,14 @@ def test_an_op_without_a_rule_is_pruned_around() -> None:
 def test_shapes_that_depend_on_data_are_not_guessed() -> None:
     """Rows are chosen by the data: their number shows in Shape, so nothing computed from it is constant."""
     text = """(float[6,8] x) => (float y) {
-        h = MatMul(x, w0)  s = ReduceSum<keepdims=0>(h, last)  p = Greater(s, zero)  n = NonZero(p)  i = Squeeze(n, first)
+        h = MatMul(x, w0)  s = ReduceSum<keepdims=0>(h, last)  p = Greater(s, zero)
+        n = NonZero(p)  i = Squeeze(n, first)
         g = Gather(h, i)  c = Shape(g)  d = Concat<axis=0>(c, minus)  e = Slice(d, one, four)
         r = Reshape(g, heads)  t = ReduceSum(r, first)  u = Reshape(t, flat)  v = MatMul(u, w1)
         k = Relu(v)  y = MatMul(k, w2) }"""
-    weights: Weights = {
-        "w0": (8, 12), "w1": (12, 20), "w2": (20, 3), "zero": 0.0, "last": [1], "first": [0], "minus": [-1],
-        "one": [1], "four": [3], "heads": [-1, 3, 4], "flat": [1, 12],
-    }  # fmt: skip
+    weights: Weights = {"w0": (8, 12), "w1": (12, 20), "w2": (20, 3), "zero": 0.0}
+    sizes = {"last": [1], "first": [0], "minus": [-1], "one": [1], "four": [3], "heads": [-1, 3, 4]}
+    weights = {**weights, **sizes, "flat": [1, 12]}
     model = graph(text, weights)
     groups = Groups(model)
     assert [group.name for group in groups.prunable] == ["w1.features"]
