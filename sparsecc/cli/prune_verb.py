@@ -327,9 +327,7 @@ def _print(result: PruneResult) -> None:
     if result.latency_share is not None:
         print(f"latency: {result.latency_share:.1%} of the dense model's")
     if result.checked is None:
-        print(
-            "not checked against the original (over 250 MB, an op unknown to ONNX Runtime, or --no-verify)"
-        )
+        print("not checked against the original (over 250 MB, an op unknown to ONNX Runtime, or --no-verify)")
     else:
         difference = result.checked.difference
         print(f"checked: equals the original with these slices zeroed, to {difference:.1g} (relative)")
