@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from benchmarks.accuracy_images import fashion_as_photographs, labelled_views, photograph_pieces
-from benchmarks.accuracy_tasks import Task, open_batch
+from benchmarks.accuracy_tasks import Task, divergence, open_batch
 from benchmarks.models import build
 from sparsecc.ir.evaluate import Evaluator
 from sparsecc.passes.criteria import Calibration
@@ -53,11 +53,10 @@ class EfficientNetTask(Task):
         logits, dense = self._logits(model), self._dense
         classes = self._views[1]
         same = logits.argmax(-1) == dense.argmax(-1)
-        p, q = _log_softmax(dense), _log_softmax(logits)
         return {
             "score": 100 * float(same.mean()),
             "correct": float((logits[:, 0].argmax(-1) == classes).sum()),
-            "divergence": float((np.exp(p) * (p - q)).sum(-1).mean()),
+            "divergence": divergence(dense, logits),
         }
 
     @cached_property
@@ -69,9 +68,4 @@ class EfficientNetTask(Task):
         evaluator = Evaluator(model)
         name = model.graph.inputs[0].name or ""
         found = [next(iter(evaluator.run({name: views}).values())) for views in self._views[0]]
-        return np.stack(found).astype(np.float64)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        return np.stack(found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from sparsecc.passes.criteria import Calibration
@@ -73,3 +74,14 @@ def open_batch(module: object, example: tuple[object, ...]) -> ir.Model:
     batch = torch.export.Dim("batch", min=1, max=4096)
     program = torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example))
     return sparsecc.capture(program)
+
+
+def divergence(dense: np.ndarray, pruned: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence in nats of the probabilities that logits [..., classes] stand for."""
+    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (dense, pruned))
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
