@@ -19,8 +19,9 @@ from sparsecc.ir.encoding import from_matrix
 from sparsecc.ir.provenance import record
 from sparsecc.passes.criteria.calibration import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
-from sparsecc.passes.criteria.moments import MAX_COLUMNS, Moments, Values, rows, second_moments
-from sparsecc.passes.reconstruct_batch_norm import estimate, normalizations
+from sparsecc.passes.criteria.moments import MAX_COLUMNS, Moments, rows, second_moments
+from sparsecc.passes.frontier import Frontier
+from sparsecc.passes.reconstruct_batch_norm import Statistics, adapted, estimate, normalizations
 
 MODES = ("id", "ood", "noise")
 NOISE_BATCHES = 32
@@ -87,23 +88,32 @@ def reconstruct(
         )
     data = _data(groups, calibration, mode, seed)
     result = pruned.clone()
-    layers, left_out = _pairs(original, result, groups, kept, everything=regress)
+    dense, statistics = original, None
+    if mode != "id" and normalizations(original):
+        dense = adapted(original, data)
+        statistics = Statistics(original, dense, _masks(groups, kept))
+        statistics.adapt(result)
+    layers, left_out = _pairs(dense, result, groups, kept, everything=regress)
     if refusals is not None:
         refusals.extend(left_out)
     if not regress:
         by_layer = {pair.dense: pair for pair in layers}
-        for layer, moments in second_moments(original, by_layer, data):
+        for layer, moments in second_moments(dense, by_layer, data):
             by_layer[layer].fit_to_moments(moments, damping, shrink)
     steps: list[tuple[int, LayerPair | ir.Node]] = []
     if batch_norm:
         steps.extend((_place(result, node), node) for node in normalizations(result))
     if regress:
         steps.extend((_place(result, pair.sparse.uses[0].node), pair) for pair in layers)
-    for _, step in sorted(steps, key=lambda item: item[0]):
-        if isinstance(step, ir.Node):
-            estimate(result, step, data)
-        else:
-            step.fit_to_outputs(original, result, data, damping, shrink)
+    if steps:
+        before, after = Frontier(dense, data), Frontier(result, data)
+        for _, step in sorted(steps, key=lambda item: item[0]):
+            if isinstance(step, ir.Node):
+                estimate(step, after)
+            else:
+                step.fit_to_outputs(before, after, damping, shrink)
+    if statistics is not None:
+        statistics.restore(result)
     return result
 
 
@@ -157,18 +167,27 @@ class LayerPair:
         cross = own[:, :, self.inputs]
         self._fit(cross, cross[:, self.inputs], damping + shrink * len(self.columns) / moments.rows)
 
-    def fit_to_outputs(
-        self, original: ir.Model, pruned: ir.Model, calibration: Calibration, damping: float, shrink: bool
-    ) -> None:
-        """Update from the dense outputs and the pruned model's inputs."""
-        before = Values(original, self.dense.input_names)
-        after = Values(pruned, self.sparse.input_names)
+    def fit_to_outputs(self, before: Frontier, after: Frontier, damping: float, shrink: bool) -> None:
+        """Update from the dense outputs and the pruned model's inputs.
+
+        Args:
+            before: of the original.
+            after: of the pruned model, which has not come past the layer.
+            damping: as a share of the mean of the diagonal.
+            shrink: whether to add columns / rows to it.
+        """
         count, size = len(self.surviving), len(self.inputs)
         cross = Moments.zeros(count, self.dense.columns + self.constant, size)
         gram = Moments.zeros(count, size, size)
-        for batch, _ in calibration.stream(original):
-            dense = rows(self.dense, before.run(batch), self.constant)
-            sparse = rows(self.sparse, after.run(batch), self.constant)
+        # Past the first use of a weight the front would keep what the second sees of the weight as it was.
+        once = len(self.sparse.uses) == 1
+        for left_values, right_values in zip(
+            before.read(self.dense.input_names, advance=once),
+            after.read(self.sparse.input_names, advance=once),
+            strict=True,
+        ):
+            dense = rows(self.dense, left_values, self.constant)
+            sparse = rows(self.sparse, right_values, self.constant)
             for left, right in _aligned(dense, sparse):
                 cross.add(left[self.surviving], right)
                 gram.add(right, right)
@@ -237,17 +256,14 @@ def _pairs(
     """Layers to fit, in the order of the graph, and why others with pruned inputs are not."""
     after = {layer.name: layer for layer in linear_layers(pruned)[0]}
     dense_layers, refusals = linear_layers(original)
-    axes = groups.analysis.axes
-    shrunk = {
-        value.name: [not keep_mask(axis, kept).all() for axis in axes[value]]
-        for value in groups.analysis.parameters
-    }
+    axes = {value.name: groups.analysis.axes[value] for value in groups.analysis.parameters}
+    shrunk = {name: [not keep_mask(axis, kept).all() for axis in own] for name, own in axes.items()}
     found: list[LayerPair] = []
     for layer in dense_layers:
-        if layer.value not in axes:
+        if layer.name not in axes:
             continue
         outputs, inputs = (
-            keep_mask(axes[layer.value][number], kept) for number in (layer.axis, layer.input_axis)
+            keep_mask(axes[layer.name][number], kept) for number in (layer.axis, layer.input_axis)
         )
         sparse = after.get(layer.name)
         if sparse is None or not (everything or not inputs.all()):
@@ -274,6 +290,12 @@ def _aligned(
             return
         yield first[:, :count], second[:, :count]
         first, second = first[:, count:], second[:, count:]
+
+
+def _masks(groups: Groups, kept: Mapping[Dim, np.ndarray]) -> dict[str, np.ndarray]:
+    """What stays of each parameter with one axis."""
+    axes = {value.name or "": groups.analysis.axes[value] for value in groups.analysis.parameters}
+    return {name: keep_mask(own[0], kept) for name, own in axes.items() if len(own) == 1}
 
 
 def _place(model: ir.Model, node: ir.Node) -> int:

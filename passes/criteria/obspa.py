@@ -18,6 +18,7 @@ from sparsecc.passes.criteria.base import Criterion, Evidence, Vote
 from sparsecc.passes.criteria.calibration import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
 from sparsecc.passes.criteria.moments import MAX_COLUMNS, second_moments
+from sparsecc.passes.reconstruct_batch_norm import adapted
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,19 @@ class StructuredOBS(Criterion):
     inputs taken up by the bias where they have one; layers of more than 8192 columns and weights that other
     ops share do not.
 
+    A vote is the share of the layer's output energy, mean taken out, that goes with the slice, so that layers
+    of different scale have an equal say.
+
     Options:
         damping: added to the diagonal of H, as a share of its mean.
         noise_batches: number of batches of noise where there are no data.
+        adapt: whether to score with batch-norm statistics of the data, as is right where they are unlike the
+            training data; with noise it is always done.
     """
 
     damping: float = 0.01
     noise_batches: int = 32
+    adapt: bool = False
 
     name: ClassVar[str] = "obspa"
     summary: ClassVar[str] = "least output error of the reading layers without the slice"
@@ -52,6 +59,8 @@ class StructuredOBS(Criterion):
         """One vote per weight that sums over a group."""
         model = evidence.groups.model
         data = evidence.calibration or Calibration.noise(evidence.groups, self.noise_batches, evidence.seed)
+        if self.adapt or evidence.calibration is None:
+            model = adapted(model, data)
         readers = [
             layer
             for layer in linear_layers(model)[0]
@@ -62,9 +71,11 @@ class StructuredOBS(Criterion):
             inverse = damped_inverse(moments.sums, layer.columns, self.damping)
             matrix = layer.matrix
             matrix *= np.einsum("gii->gi", moments.sums)[:, None, : layer.columns] > 0
+            energy = output_energy(matrix, moments.sums)
             for group, axis in evidence.slices[layer.name]:
                 if axis.axis == layer.input_axis:
-                    yield Vote(group.name, block_scores(matrix, inverse, _columns(layer, axis, group.size)))
+                    scores = block_scores(matrix, inverse, _columns(layer, axis, group.size))
+                    yield Vote(group.name, scores / energy if energy > 0 else scores)
 
 
 def damped_inverse(moments: np.ndarray, columns: int, damping: float) -> np.ndarray:
@@ -80,6 +91,21 @@ def damped_inverse(moments: np.ndarray, columns: int, damping: float) -> np.ndar
         diagonal = matrix[range(columns), range(columns)]
         matrix[range(columns), range(columns)] += np.where(diagonal > 0, damping * diagonal.mean(), 1)
     return np.linalg.inv(damped)
+
+
+def output_energy(matrix: np.ndarray, moments: np.ndarray) -> float:
+    """Sum over rows of W H W', less that of the mean where H has a last row for a constant input.
+
+    Args:
+        matrix: W, [groups, rows, columns].
+        moments: H, [groups, columns, columns] or one more of each.
+    """
+    columns = matrix.shape[2]
+    own = moments[:, :columns, :columns]
+    if moments.shape[1] > columns:
+        means = moments[:, columns, :columns]
+        own = own - means[:, :, None] * means[:, None, :] / moments[:, columns, columns, None, None]
+    return float(np.einsum("gij,gij->", matrix @ own, matrix))
 
 
 def block_scores(matrix: np.ndarray, inverse: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:

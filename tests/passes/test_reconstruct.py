@@ -17,6 +17,7 @@ from sparsecc.ir.provenance import passes_of
 from sparsecc.passes.criteria import Calibration
 from sparsecc.passes.hooks import relative_difference
 from sparsecc.passes.reconstruct import reconstruct, regression
+from sparsecc.passes.reconstruct_batch_norm import adapted
 
 
 def run(pruned: Pruned, calibration: Calibration | None, **options: bool | float | str) -> ir.Model:
@@ -356,3 +357,44 @@ def test_bad_options() -> None:
         reconstruct(pruned.model, pruned.model, pruned.groups, pruned.kept, some)
     with pytest.raises(UsageError, match="calibration batch 0 lacks the input x"):
         run(pruned, Calibration([{}]))
+
+
+BLOCK = """(float[2,3,6,6] x) => (float y) {
+    a = Conv<pads=[1,1,1,1]>(x, a__weight)
+    n = BatchNormalization(a, n__scale, n__bias, n__mean, n__variance)
+    r = Relu(n)  c = Conv(r, c__weight)
+    m = BatchNormalization(c, m__scale, m__bias, m__mean, m__variance)
+    s = Relu(m)  p = GlobalAveragePool(s)  f = Flatten(p)  y = Gemm<transB=1>(f, d__weight, d__bias) }"""
+BLOCK_WEIGHTS: Weights = {
+    "a.weight": (8, 3, 3, 3), "c.weight": (6, 8, 3, 3), "d.weight": (5, 6), "d.bias": (5,),
+    **{f"{norm}.{part}": np.full(size, value, np.float32)
+       for norm, size in (("n", 8), ("m", 6))
+       for part, value in (("scale", 1), ("bias", 0.3), ("mean", 0.1), ("variance", 2))},
+}  # fmt: skip
+
+
+def shifted(model: ir.Model, seed: int) -> Calibration:
+    """Inputs of another scale and mean than `random_inputs` gives."""
+    batches = [random_inputs(model, seed + number) for number in range(8)]
+    return Calibration([{"x": 9 * batch["x"] + 5} for batch in batches])
+
+
+@pytest.mark.parametrize("regress", [False, True])
+def test_data_of_another_scale_leave_the_statistics(regress: bool) -> None:
+    pruned = without(graph(BLOCK, BLOCK_WEIGHTS), {"a.weight.0": [1, 4, 6]})
+    found = run(pruned, shifted(pruned.original, 50), mode="ood", regress=regress)
+    kept = [0, 2, 3, 5, 7]
+    np.testing.assert_array_equal(array(found, "n.variance"), array(pruned.original, "n.variance")[kept])
+    np.testing.assert_array_equal(array(found, "m.variance"), array(pruned.original, "m.variance"))
+    assert np.abs(array(found, "m.mean") - array(pruned.original, "m.mean")).max() > 1e-3
+    assert not np.array_equal(array(found, "c.weight"), array(pruned.model, "c.weight"))
+
+
+def test_data_that_fit_the_statistics_are_like_training_data() -> None:
+    """Where the statistics are those of the data already, modes ood and id are one."""
+    model = graph(BLOCK, BLOCK_WEIGHTS)
+    same = Calibration([random_inputs(model, 50 + number) for number in range(8)])
+    pruned = without(adapted(model, same), {"c.weight.0": [0, 3]})
+    expected, found = run(pruned, same, mode="id"), run(pruned, same, mode="ood")
+    for name in ("d.weight", "d.bias", "m.mean"):
+        np.testing.assert_allclose(array(found, name), array(expected, name), rtol=1e-4, atol=1e-5)
