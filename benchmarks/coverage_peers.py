@@ -178,7 +178,8 @@ def _positions(name: str, before: np.ndarray, after: np.ndarray) -> dict[str, li
         raise ValueError(f"{name} went from {list(before.shape)} to {list(after.shape)}")
     order = np.argsort(before, axis=None)
     places = np.searchsorted(before.reshape(-1)[order], after.reshape(-1)).clip(max=before.size - 1)
-    indices = np.unravel_index(order[places].reshape(after.shape), before.shape)
+    # Flat, because numpy 2.4 miscounts arrays of several axes that are longer than its buffer.
+    indices = [index.reshape(after.shape) for index in np.unravel_index(order[places], before.shape)]
     first = (slice(None), *[0] * (after.ndim - 1))
     lines = [np.moveaxis(index, axis, 0)[first] for axis, index in enumerate(indices)]
     repeats = any(len(set(line.tolist())) < len(line) for line in lines)

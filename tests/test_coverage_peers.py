@@ -131,6 +131,14 @@ def test_kept_positions_are_read_off_distinct_elements() -> None:
         peers.kept_of({"a": before}, {"a": mixed})
 
 
+def test_kept_positions_of_a_large_tensor() -> None:
+    generator = np.random.default_rng(0)
+    before = generator.permutation(204 * 204).reshape(204, 204, 1, 1).astype(np.float32)
+    kept = [sorted(generator.permutation(204)[:102].tolist()) for _ in range(2)]
+    after = before[np.ix_(*kept, [0], [0])]
+    assert peers.kept_of({"a": before}, {"a": after}) == {"a": {"0": kept[0], "1": kept[1]}}
+
+
 def test_equal_elements_are_nudged_apart() -> None:
     module = nn.BatchNorm1d(300)
     peers.make_distinct(module)
