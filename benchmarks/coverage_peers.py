@@ -25,7 +25,7 @@ from sparsecc.axes.dims import expand, keep_mask
 from sparsecc.axes.groups import Groups, groups
 from sparsecc.oracle import check
 from tests.zoo.registry import sample
-from tests.zoo.sample import Sample
+from tests.zoo.samples import Sample
 
 PACKAGE = "torch-pruning"
 SECONDS = 75

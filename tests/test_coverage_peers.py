@@ -11,7 +11,7 @@ from torch import nn
 
 from benchmarks import coverage_peers as peers
 from tests.zoo import registry
-from tests.zoo.sample import Floats, Sample
+from tests.zoo.samples import Floats, Sample
 
 Prune = Callable[[nn.Module, Mapping[str, torch.Tensor], list[nn.Module], str], None]
 

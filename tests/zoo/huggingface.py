@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .sample import Draw, Sample
+from .samples import Draw, Sample
 
 
 class TensorsOnly(nn.Module):

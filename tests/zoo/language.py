@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .huggingface import from_config
-from .sample import Draw, Floats, Ids, Mask, Sample
+from .samples import Draw, Floats, Ids, Mask, Sample
 
 BATCH = 2
 TOKENS = 10

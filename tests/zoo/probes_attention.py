@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .sample import Floats, Ids, Sample
+from .samples import Floats, Ids, Sample
 
 BATCH = 2
 TOKENS = 9

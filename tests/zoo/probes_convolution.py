@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .sample import Floats, Sample
+from .samples import Floats, Sample
 
 BATCH = 2
 LABELS = 5

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from .probes_convolution import IMAGE, Head, convolution
-from .sample import Sample
+from .samples import Sample
 
 
 class SharedModule(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from .sample import Sample
+    from .samples import Sample
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

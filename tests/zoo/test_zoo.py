@@ -15,7 +15,7 @@ import torch
 from sparsecc.ir import evaluate
 from tests.zoo import MODELS, sample
 from tests.zoo.registry import SAMPLES
-from tests.zoo.sample import Sample
+from tests.zoo.samples import Sample
 
 FAMILIES = {
     "cnn": "ResNet RegNet MobileNetV1 MobileNetV2 EfficientNet ConvNext ConvNextV2 Bit MobileViT PoolFormer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .huggingface import from_config
-from .sample import Floats, Ids, Mask, Sample
+from .samples import Floats, Ids, Mask, Sample
 
 BATCH = 2
 LABELS = 7

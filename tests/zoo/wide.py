@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .huggingface import TensorsOnly
-from .sample import Draw, Floats, Ids, Mask, Sample
+from .samples import Draw, Floats, Ids, Mask, Sample
 from .shrink import FIRST_SPECIAL, shrunken
 
 BATCH = 2
