@@ -35,7 +35,8 @@ def ramp(base: Expr, lanes: int) -> Expr:
 
 def strided(base: Expr, stride: int, lanes: int) -> Expr:
     """base, base + stride, base + 2 stride, ..."""
-    return _untyped.Ramp(base if not isinstance(base, int) else const(base), const(stride), lanes)
+    base = const(base) if isinstance(base, int) else base
+    return _untyped.Ramp(base, const(stride, str(base.ty)), lanes)
 
 
 def shuffle(vectors: Sequence[Expr], lanes: Sequence[int]) -> Expr:

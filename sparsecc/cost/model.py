@@ -1,7 +1,7 @@
 """A cycle model of the sparse kernels: multiply-add and load throughput, cache level of X, loop overheads.
 
-The constants were fitted on single-core measurements of Zen 4 and Zen 5 (benchmarks/fit_cost.py shows
-predicted against measured). Absolute times follow a nominal clock; choices only compare them.
+The constants were fitted on single-core measurements of Zen 4 and Zen 5. Absolute times follow a nominal
+clock; choices only compare them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
     if shape.unaligned:
         level *= 1.7
     load_rate = machine.loads / {1: 1.36, 2: 1.36}.get(R, 1.0)
-    block = max(R * J / machine.fma * 1.13, (J * level + R + 0.5) / load_rate)
+    other = 0.5 if R <= 2 else R + 0.5  # offset and weights: packed for low blocks
+    block = max(R * J / machine.fma * 1.13, (J * level + other) / load_rate)
     entry = 2.0 + (2.1 + (0.25 if shape.chunked else 0.0)) * R * J
     tiles = shape.vectors / J
     cycles = tiles * (shape.blocks * block + shape.entries * entry)

@@ -4,7 +4,7 @@ Y[m, p] = epilogue(bias[m] + sum_k W[m, k] X[offset[k] + p]) for blocks of R row
 `offset[k]` is where column k's first element lies, so one form serves 1x1 and KxK convolutions, groups,
 dilation and linear layers; dense is the list of all columns. A tile of R x J vectors stays in registers.
 Columns are cut into chunks that fit L1, and inside a chunk blocks with the same count run together, so
-that the inner loop's trip count is predictable.
+that the inner loop's trip count is predictable. Low blocks pack their offsets (see quads.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from tvm import tirx
 from sparsecc.errors import LoweringError
 from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
-from sparsecc.targets.tir import KernelBuilder, vector_of
+from sparsecc.targets.kernels.quads import (
+    emit_quads,
+    fits,
+    pack_quads,
+    padded_counts,
+    spread,
+    unit_of,
+    words_in,
+    words_of,
+)
+from sparsecc.targets.tir import KernelBuilder, Register, vector_of
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -40,6 +50,7 @@ class SpmmForm:
         stream: the weights come from beyond L2 and are fetched ahead.
         chunked: the columns are cut into more than one chunk, partial sums wait in Y.
         epilogue: what happens to an accumulator before it is stored.
+        unit: elements that one step of a packed offset stands for; 0 where offsets are not packed.
     """
 
     rows: int
@@ -48,21 +59,24 @@ class SpmmForm:
     stream: bool
     chunked: bool
     epilogue: Epilogue
+    unit: int = 0
 
 
 def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
     """The PrimFunc of a form.
 
-    Pointers: parts, group_rows, group_count, group_base, row, offset, value, bias, X, Y, then the
-    epilogue's operands. Scalars: tiles of the first class, of the second, parts, Y's row pitch and origin,
-    X's and Y's batch strides, then the epilogue's. Extent: batch x tiles x parts.
+    Pointers: `SpmmTables.arrays`, bias, X, Y, then the epilogue's operands. Scalars: tiles of the first
+    class, of the second, parts, Y's row pitch and origin, X's and Y's batch strides, then the epilogue's.
+    Extent: batch x tiles x parts.
     """
     b = KernelBuilder()
     V, R = form.lanes, form.rows
     parts, rows, count, base = (
         b.pointer(n, "int32") for n in ("parts", "group_rows", "group_count", "group_base")
     )
-    row, offset = b.pointer("row", "int32"), b.pointer("offset", "int32")
+    group_origin = b.pointer("group_origin", "int32") if form.unit else None
+    row = b.pointer("row", "int32")
+    offset = b.pointer("offset", "uint64" if form.unit else "int32")
     value, bias = b.pointer("value"), b.pointer("bias")
     x, y = b.pointer("x"), b.pointer("y")
     operands = EpilogueOperands(b, form.epilogue)
@@ -74,32 +88,42 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
     phases = ("first", "middle", "last") if form.chunked else ("only",)
     F = len(phases)
 
+    indices = spread(b, rows[0], R, V) if form.unit else []
+
+    def multiply(acc: list[list[Register]], x0: Any, start: Any, blocks: Any) -> None:
+        with b.loop(blocks, start) as k:
+            if form.stream:
+                b.prefetch(value, k * R + _PREFETCH)
+            o = b.register(offset[k] + x0, dtype="int32")
+            xs = [b.register(x.vector(o.value + j * V, V), V) for j in range(len(acc[0]))]
+            for r in range(R):
+                w = b.register(vector_of(value[k * R + r], V), V)
+                for j, column in enumerate(xs):
+                    b.set(acc[r][j], acc[r][j].value + w.value * column.value)
+
     def group(phase: int, g: Any, J: int, x0: Any, y0: Any, column: Any, batch: Any) -> None:
         first, last = phases[phase] in ("first", "only"), phases[phase] in ("last", "only")
         with b.loop(rows[g + 1] - rows[g], rows[g]) as entry:
             r0 = b.register(row[entry], dtype="int32").value
-            at = b.register(r0 * pitch + y0, dtype="int32").value
-            start = b.register(base[g] + (entry - rows[g]) * count[g], dtype="int32").value
+            to = b.register(r0 * pitch + y0, dtype="int32").value
+            stride = words_in(count[g]) if form.unit else count[g]
+            start = b.register(base[g] + (entry - rows[g]) * stride, dtype="int32").value
 
             def initial(r: int, j: int) -> Any:
-                return vector_of(bias[r0 + r], V) if first else y.vector(at + pitch * r + j * V, V)
+                return vector_of(bias[r0 + r], V) if first else y.vector(to + pitch * r + j * V, V)
 
             acc = [[b.register(initial(r, j), V) for j in range(J)] for r in range(R)]
-            with b.loop(count[g], start) as k:
-                if form.stream:
-                    b.prefetch(value, k * R + _PREFETCH)
-                o = b.register(offset[k] + x0, dtype="int32")
-                xs = [b.register(x.vector(o.value + j * V, V), V) for j in range(J)]
-                for r in range(R):
-                    w = b.register(vector_of(value[k * R + r], V), V)
-                    for j in range(J):
-                        b.set(acc[r][j], acc[r][j].value + w.value * xs[j].value)
+            if group_origin is None:
+                multiply(acc, x0, start, count[g])
+            else:
+                at = (group_origin[g] + x0, start, count[g])
+                emit_quads(b, acc, x, (offset, value), at, (indices, V), form.unit)
             for r, j in product(range(R), range(J)):
                 out = acc[r][j].value
                 if last:
-                    index = at - y0 + origin + pitch * r + column + j * V
+                    index = to - y0 + origin + pitch * r + column + j * V
                     out = operands.apply(out, row=r0 + r, index=index, batch=batch, lanes=V)
-                b.store(y, at + pitch * r + j * V, out, V)
+                b.store(y, to + pitch * r + j * V, out, V)
 
     def tile(J: int, column: Any, part: Any, batch: Any) -> None:
         x0 = b.register(batch * x_batch + column, dtype="int32").value
@@ -145,12 +169,20 @@ class SpmmTables:
     group_rows: IntArray
     group_count: IntArray
     group_base: IntArray
+    group_origin: IntArray
     row: IntArray
-    offset: IntArray
+    offset: npt.NDArray[Any]
     value: FloatArray
     part_count: int
     chunked: bool
     blocks: int
+    unit: int
+
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """In the order of the kernel's pointers."""
+        origin = [self.group_origin] if self.unit else []
+        groups = [self.parts, self.group_rows, self.group_count, self.group_base, *origin]
+        return [*groups, self.row, self.offset, self.value]
 
 
 def block_mask(matrix: FloatArray, rows: int) -> BoolArray:
@@ -166,6 +198,7 @@ def pack_spmm(
     chunk: int,
     parts: int,
     dense: bool = False,
+    packed: bool = False,
 ) -> SpmmTables:
     """Pack [M, K] weights; `offset` is [K] (all rows alike) or [blocks, K] (grouped convolution).
 
@@ -174,6 +207,7 @@ def pack_spmm(
         chunk: columns of a chunk; several chunks make the kernel `chunked`.
         parts: independent sets of row blocks, balanced by their blocks, for threads.
         dense: keep all columns, zeros too.
+        packed: pack the offsets, where they are alike for all rows and lie close enough together.
 
     Raises:
         LoweringError: an offset is beyond 32 bits.
@@ -190,17 +224,23 @@ def pack_spmm(
     blocks = padded.reshape(B, rows, K)
     per_row = offset if offset.ndim == 2 else np.broadcast_to(offset, (B, K))
     starts = list(range(0, K, chunk)) if chunk < K else [0]
+    chunks = [slice(start, min(start + chunk, K) if len(starts) > 1 else K) for start in starts]
     chunked = len(starts) > 1
+    unit = unit_of(offset) if packed and offset.ndim == 1 else 0
+    if unit and not fits(offset, chunks, unit):
+        unit = 0
     cuts = _balanced_cuts(mask.sum(axis=1) + 1, parts)
     pieces: list[_Piece] = []
     out_parts = [0]
     for lo, hi in pairwise(cuts):
         for phase in range(3 if chunked else 1):
-            for c, start in enumerate(starts):
+            for c, columns in enumerate(chunks):
                 if chunked and phase != (0 if c == 0 else 2 if c == len(starts) - 1 else 1):
                     continue
-                stop = min(start + chunk, K) if chunked else K
-                piece = _Piece.of(mask[lo:hi, start:stop], lo, start, skip_empty=phase == 1)
+                origin = int(offset[columns].min(initial=2**31)) if unit else 0
+                piece = _Piece.of(
+                    mask[lo:hi, columns], lo, columns.start, origin, skip_empty=phase == 1, padded=unit > 0
+                )
                 if len(piece.order):
                     pieces.append(piece)
             out_parts.append(sum(len(p.group_sizes) for p in pieces))
@@ -209,40 +249,64 @@ def pack_spmm(
     column = np.concatenate([p.column for p in pieces])
     sizes = np.concatenate([p.group_sizes for p in pieces])
     counts = np.concatenate([p.group_counts for p in pieces])
+    value = np.ascontiguousarray(blocks[block, :, column])
+    where, strides = per_row[block, column], counts
+    if unit:
+        origins = np.concatenate([np.full(len(p.column), p.origin) for p in pieces])
+        of_blocks = np.concatenate([p.counts for p in pieces])
+        where, value = pack_quads(of_blocks, (where - origins) // unit, value)
+        strides = words_of(counts)
     return SpmmTables(
         parts=np.array(out_parts, i32),
         group_rows=np.concatenate([[0], np.cumsum(sizes)]).astype(i32),
         group_count=counts.astype(i32),
-        group_base=np.concatenate([[0], np.cumsum(sizes * counts)[:-1]]).astype(i32),
+        group_base=np.concatenate([[0], np.cumsum(sizes * strides)[:-1]]).astype(i32),
+        group_origin=np.concatenate([np.full(len(p.group_sizes), p.origin) for p in pieces]).astype(i32),
         row=np.concatenate([p.order for p in pieces]).astype(i32) * i32(rows),
-        offset=per_row[block, column].astype(i32),
-        value=np.ascontiguousarray(blocks[block, :, column]),
+        offset=where if unit else where.astype(i32),
+        value=value,
         part_count=parts,
         chunked=chunked,
         blocks=len(block),
+        unit=unit,
     )
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """One chunk of one part: its row blocks as they run, in groups of equal count, and their columns."""
+    """One chunk of one part: its row blocks as they run, in groups of equal count, and their columns.
+
+    Attributes:
+        order: blocks.
+        counts: columns of each, in this order.
+        group_sizes, group_counts: blocks of each group, and columns of each of its blocks.
+        block, column: of all blocks one behind the other.
+        origin: the chunk's smallest offset, where offsets are packed.
+    """
 
     order: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
     group_sizes: npt.NDArray[np.int64]
     group_counts: npt.NDArray[np.int64]
     block: npt.NDArray[np.int64]
     column: npt.NDArray[np.int64]
+    origin: int
 
     @staticmethod
-    def of(mask: BoolArray, first_block: int, first_column: int, *, skip_empty: bool) -> _Piece:
+    def of(
+        mask: BoolArray, first_block: int, first_column: int, origin: int, *, skip_empty: bool, padded: bool
+    ) -> _Piece:
         counts = mask.sum(axis=1)
-        order = np.argsort(counts, kind="stable")
+        computed = padded_counts(counts) if padded else counts
+        order = np.argsort(computed, kind="stable")
         if skip_empty:
             order = order[counts[order] > 0]
         which, columns = np.nonzero(mask[order])
-        group_counts, group_sizes = np.unique(counts[order], return_counts=True)
-        order = order + first_block
-        return _Piece(order, group_sizes, group_counts, order[which], columns + first_column)
+        group_counts, group_sizes = np.unique(computed[order], return_counts=True)
+        blocks = order + first_block
+        return _Piece(
+            blocks, counts[order], group_sizes, group_counts, blocks[which], columns + first_column, origin
+        )
 
 
 def _balanced_cuts(weight: npt.NDArray[np.integer[Any]], parts: int) -> list[int]:

@@ -13,6 +13,7 @@ from sparsecc.compiler import generator_version
 from sparsecc.errors import LoweringError
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
+from sparsecc.targets.kernels.quads import PACKED_ROWS
 from sparsecc.targets.kernels.spmm import SpmmForm, pack_spmm, spmm_kernel, tile_classes
 from sparsecc.targets.layout import ROW_SLACK, Layout, odd_lines, round_up
 
@@ -39,6 +40,7 @@ def kernel(form: SpmmForm) -> Any:
 def run(
     matrix: Array, rows: int, width: int, *, columns: int, batch: int = 1, chunk: int = 0, parts: int = 1,
     stream: bool = False, dense: bool = False, groups: int = 1, epilogue: Epilogue = PLAIN,
+    packed: bool = False,
 ) -> tuple[Array, Array]:  # fmt: skip
     """(ours, expected) of a product with [K, columns] features, K given by the groups."""
     rng = np.random.default_rng(1)
@@ -56,21 +58,13 @@ def run(
     if groups > 1:
         first = np.arange(-(-M // rows)) * rows // (M // groups)
         offset = offset[None, :] + (first * K * pitch)[:, None]
-    tables = pack_spmm(matrix, offset, rows, chunk=chunk or K, parts=parts, dense=dense)
+    tables = pack_spmm(matrix, offset, rows, chunk=chunk or K, parts=parts, dense=dense, packed=packed)
     widths, (one, two) = tile_classes(-(-columns // LANES), width)
-    form = SpmmForm(rows, widths, LANES, stream, tables.chunked, epilogue)
-    packed = [
-        tables.parts,
-        tables.group_rows,
-        tables.group_count,
-        tables.group_base,
-        tables.row,
-        tables.offset,
-    ]
+    form = SpmmForm(rows, widths, LANES, stream, tables.chunked, epilogue, tables.unit)
     extra = [scale, residual] if epilogue.ops else []
     scalars = [one, two, parts, pitch, target.origin, source.strides[0], target.strides[0]]
     scalars += [target.strides[0]] * bool(extra)
-    call(kernel(form), [*packed, tables.value, bias, x, y, *extra], scalars, batch * (one + two) * parts)
+    call(kernel(form), [*tables.arrays(), bias, x, y, *extra], scalars, batch * (one + two) * parts)
     wide = matrix.astype(np.float64)
     per_group = np.split(x.elements.astype(np.float64), groups, axis=1)
     rows_of = np.split(wide, groups, axis=0)
@@ -91,10 +85,11 @@ def test_tiles(rows: int, width: int) -> None:
     """All rows of the last block or one, equal tiles or two widths, with all of the epilogue's operands."""
     for columns in (LANES * width, LANES * width + 1, LANES * (2 * width - 1)):
         for M in (rows, 2 * rows + 1):
-            for dense in (False, True):
+            for dense, packed in ((False, False), (True, False), (False, rows <= PACKED_ROWS)):
                 found, expected = run(
-                    weights(M, 40), rows, width, columns=columns, batch=2, dense=dense, epilogue=EPILOGUE
-                )
+                    weights(M, 40), rows, width, columns=columns, batch=2, dense=dense, packed=packed,
+                    epilogue=EPILOGUE,
+                )  # fmt: skip
                 np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
@@ -102,12 +97,13 @@ def test_tiles(rows: int, width: int) -> None:
 @pytest.mark.parametrize("chunk", [7, 16, 39, 40])
 def test_chunks(pattern: str, chunk: int) -> None:
     """First, middle and last chunks; blocks without a nonzero in some or all of them."""
-    for rows, width in ((4, 4), (1, 4)):
+    for rows, width, packed in ((4, 4, False), (1, 4, False), (1, 4, True), (2, 6, True)):
         for parts in (1, 2, 4):
             for stream in (False, True):
                 found, expected = run(
-                    weights(37, 40, pattern), rows, width, columns=50, chunk=chunk, parts=parts, stream=stream
-                )
+                    weights(37, 40, pattern), rows, width, columns=50, chunk=chunk, parts=parts,
+                    stream=stream, packed=packed,
+                )  # fmt: skip
                 np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
@@ -115,6 +111,37 @@ def test_chunks(pattern: str, chunk: int) -> None:
 def test_groups(groups: int, per_group: int, rows: int) -> None:
     found, expected = run(weights(groups * per_group, 9), rows, 4, columns=33, groups=groups, batch=2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+
+
+def test_packed_offsets() -> None:
+    """Words hold four offsets, in units from the chunk's first; three columns left over take a fourth."""
+    matrix = np.zeros((3, 9), np.float32)
+    matrix[0, [1, 2, 4, 6, 8]], matrix[1, [0, 5, 7]], matrix[2, 3] = 1.0, 2.0, 3.0
+    offset = 1000 + 48 * np.arange(9)
+    tables = pack_spmm(matrix, offset, 1, chunk=9, parts=1, packed=True)
+    assert tables.unit == 16
+    assert tables.group_count.tolist() == [1, 4, 5]
+    assert tables.group_base.tolist() == [0, 1, 2]
+    assert tables.group_origin.tolist() == [1000, 1000, 1000]
+    steps = tables.offset.astype("<u8").view("<u2").reshape(-1, 4)
+    assert steps.tolist() == [[9] * 4, [0, 15, 21, 21], [3, 6, 12, 18], [24] * 4]
+    assert tables.value.reshape(-1, 4)[1].tolist() == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("offset", "chunk", "unit"),
+    [
+        ([0, 64, 64 * 65536], 3, 0),  # one step too far
+        ([0, 64, 64 * 65535], 3, 64),
+        ([0, 64, 64 * 65536], 2, 64),  # the last is in a chunk of its own
+        ([5, 6, 70000], 3, 0),
+        ([[0, 1, 2], [3, 4, 5]], 3, 0),  # rows read from different places
+    ],
+)
+def test_offsets_that_cannot_be_packed(offset: Any, chunk: int, unit: int) -> None:
+    tables = pack_spmm(np.ones((2, 3), np.float32), np.array(offset), 1, chunk=chunk, parts=1, packed=True)
+    assert tables.unit == unit
+    assert len(tables.arrays()) == (8 if unit else 7)
 
 
 def test_tile_classes() -> None:

@@ -1,0 +1,147 @@
+"""Packed columns of the spmm kernel: four 16-bit offsets in a word, four columns' weights in a vector.
+
+A core loads two operands per cycle however short they are. Where every multiply-add reads its input from
+memory, a load saved is a multiply-add won: one word brings four offsets, and with AVX-512 one vector brings
+the weights of four columns, spread by permutations, which use other ports.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+
+from sparsecc.targets.tir import KernelBuilder, Pointer, Register, const, shuffle, vector_of
+
+COLUMNS = 4
+"""Of a word."""
+PACKED_ROWS = 2
+"""Rows of the tallest block for which packing pays: taller ones have work enough for each load."""
+_BITS = 16
+_PERMUTE = "llvm.x86.avx512.permvar.sf.512"
+_PERMUTED_LANES = 16
+_LARGEST_UNIT = 64
+
+
+def emit_quads(
+    b: KernelBuilder,
+    acc: list[list[Register]],
+    x: Pointer,
+    tables: tuple[Pointer, Pointer],
+    at: tuple[Any, Any, Any],
+    lanes: tuple[list[Any], int],
+    unit: int,
+) -> None:
+    """Add `blocks` columns, from word `start` on, to the R x J accumulators.
+
+    Args:
+        acc: R rows of J vectors.
+        tables: words of offsets, and R weights for each column.
+        at: element of X that offset 0 stands for, first word, number of columns.
+        lanes: vectors of 0, 1, ... that the compiler does not see through (see `spread`), and their length.
+        unit: elements that one step of an offset stands for.
+    """
+    word, value = tables
+    origin, start, columns = at
+    indices, V = lanes
+    R = len(acc)
+    base = b.register(tirx.Cast("int64", origin), dtype="int64").value
+
+    def column(packed: Any, bits: Any, weights: list[Any]) -> None:
+        step = tirx.bitwise_and(tirx.shift_right(packed, bits), const(2**_BITS - 1, "uint64"))
+        o = b.register(base + tirx.Cast("int64", step) * const(unit, "int64"), dtype="int64").value
+        xs = [x.vector(o + const(j * V, "int64"), V) for j in range(len(acc[0]))]
+        if R > 1:
+            xs = [b.register(vector, V).value for vector in xs]
+        for row, w in zip(acc, weights, strict=True):
+            for cell, vector in zip(row, xs, strict=True):
+                b.set(cell, cell.value + w * vector)
+
+    whole = b.register(tirx.shift_right(columns, const(2)), dtype="int32").value
+    with b.loop(whole, start) as k:
+        packed = b.register(word[k], dtype="uint64").value
+        first = b.register(k * (COLUMNS * R), dtype="int32").value
+        spread_weights: Any = None
+        if indices:
+            loaded = b.register(value.vector(first, COLUMNS * R), COLUMNS * R).value
+            copies = V // (COLUMNS * R)
+            spread_weights = b.register(shuffle([loaded] * copies, list(range(V))), V).value
+        for u in range(COLUMNS):
+            weights: list[Any] = []
+            for r in range(R):
+                if indices:
+                    operands = (spread_weights, indices[u * R + r])
+                    w = tirx.call_llvm_pure_intrin(f"float32x{V}", _PERMUTE, *operands)
+                else:
+                    w = vector_of(value[first + (u * R + r)], V)
+                weights.append(b.register(w, V).value)
+            column(packed, const(u * _BITS, "uint64"), weights)
+    last = b.register(start + whole, dtype="int32").value
+    with b.loop(tirx.bitwise_and(columns, const(COLUMNS - 1))) as u:
+        weights = [
+            b.register(vector_of(value[last * (COLUMNS * R) + (u * R + r)], V), V).value for r in range(R)
+        ]
+        column(word[last], tirx.Cast("uint64", u) * const(_BITS, "uint64"), weights)
+
+
+def spread(b: KernelBuilder, zero: Any, rows: int, lanes: int) -> list[Any]:
+    """Index vectors 0, 1, ... for `emit_quads`, one per weight of a word; none where they do not help.
+
+    Args:
+        zero: an element of a table that always is 0: constants would be folded back into loads.
+    """
+    if lanes != _PERMUTED_LANES:
+        return []
+    return [b.register(vector_of(zero + i, lanes), lanes, "int32").value for i in range(COLUMNS * rows)]
+
+
+def padded_counts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Columns of each block as they are computed: three left over take a fourth, of weight 0."""
+    return np.where(counts % COLUMNS == COLUMNS - 1, counts + 1, counts)
+
+
+def words_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Words that each block's offsets fill."""
+    return -(-counts // COLUMNS)
+
+
+def words_in(count: Any) -> Any:
+    """The same as an expression."""
+    return tirx.shift_right(count + (COLUMNS - 1), const(2))
+
+
+def pack_quads(
+    counts: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], value: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
+    """Pack the columns of consecutive blocks, each from a word of its own on.
+
+    Args:
+        counts: columns of each block.
+        steps: offsets of all columns in units, from 0 to 65535.
+        value: [columns, R].
+
+    Returns:
+        [words] and [4 words, R].
+    """
+    length = words_of(counts) * COLUMNS
+    shift = np.concatenate([[0], np.cumsum(length)[:-1]]) - np.concatenate([[0], np.cumsum(counts)[:-1]])
+    place = np.arange(len(steps)) + np.repeat(shift, counts)
+    source = np.zeros(int(length.sum()), np.int64)
+    source[place] = np.arange(len(steps))
+    source = np.maximum.accumulate(source)  # a column of weight 0 is read where the block's last one lies
+    weights = np.zeros((len(source), value.shape[1]), np.float32)
+    weights[place] = value
+    return steps[source].astype("<u2").view("<u8").astype(np.uint64), weights
+
+
+def unit_of(offset: npt.NDArray[np.int64]) -> int:
+    """The largest power of two, up to 64 elements, that divides all distances between `offset`s."""
+    common = int(np.gcd.reduce(offset - offset[0])) if len(offset) else 0
+    return min(common & -common, _LARGEST_UNIT) if common else _LARGEST_UNIT
+
+
+def fits(offset: npt.NDArray[np.int64], chunks: list[slice], unit: int) -> bool:
+    """Whether the offsets of every chunk lie within 16 bits of units."""
+    return all(int(np.ptp(offset[chunk])) // unit < 2**_BITS for chunk in chunks if len(offset[chunk]))
