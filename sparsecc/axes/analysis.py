@@ -110,6 +110,7 @@ def _visit(node: ir.Node, state: AxisState, result: Analysis) -> None:
     try:
         _check_shaped(node, state)
         row.axes(context)
+        _check_computed(node, state)
     except (RuleError, UnificationError) as error:
         why = Refusal(f"this use of {node.op_type} has no rule: {error}", context.where, "no-rule")
         result.uncovered[node] = why
@@ -131,6 +132,23 @@ def _check_shaped(node: ir.Node, state: AxisState) -> None:
             raise RuleError(f"the shape of its output depends on data ({value.name})")
     if node.op_type in ("Reshape", "Flatten") and node.inputs[0] in state.trace.unshaped:
         raise RuleError("it regroups axes whose sizes depend on data")
+
+
+def _check_computed(node: ir.Node, state: AxisState) -> None:
+    """Refuse a node whose traced input was empty, if that is all its sizes show.
+
+    ONNX Runtime leaves the shape of an empty input as it is where the op would change it.
+
+    Raises:
+        RuleError: it is so.
+    """
+    for value in node.outputs:
+        shape = state.trace.shapes.get(value)
+        if shape is None or value not in state.trace.unshaped or 0 not in shape:
+            continue
+        axes = state.axes.get(value)
+        if axes is None or tuple(map(size_of, axes)) != shape:
+            raise RuleError("the data chose nothing for it to compute on, so that its shape is not known")
 
 
 def _check_sizes(node: ir.Node, state: AxisState, where: str) -> None:

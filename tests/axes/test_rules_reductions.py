@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.parser
+import onnx_ir as ir
 import pytest
 from axis_graphs import Case, check_rule
+
+from sparsecc.axes.groups import groups
 
 CASES: list[Case] = [
     Case("y = ReduceSum(x, a)", {"x": (2, 3, 4), "a": [1]}, "x[a,b,c] y[a,1,c]"),
@@ -36,3 +40,22 @@ CASES: list[Case] = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.text)
 def test_axes_and_numbers(case: Case) -> None:
     check_rule(case)
+
+
+def test_mean_of_what_the_data_did_not_choose() -> None:
+    """ONNX Runtime keeps the shape of an empty input: what it shows is not taken for the axes' sizes."""
+    text = """<ir_version: 10, opset_import: ["" : 23]>
+    choose (float[4] mask, float[4,6] x) => (float[n,1] y)
+    <float[6,6] w = {WEIGHTS}> {
+      h = MatMul(x, w)
+      where = NonZero(mask)
+      at = Transpose(where)
+      rows = GatherND(h, at)
+      axes = Constant<value_ints = [-1]>()
+      y = ReduceMean(rows, axes)
+    }""".replace("{WEIGHTS}", f"{{{', '.join(['0.5'] * 36)}}}")
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    inputs = {"mask": np.zeros(4, np.float32), "x": np.ones((4, 6), np.float32)}
+    found = groups(model, inputs)
+    mean = next(node for node in model.graph if node.op_type == "ReduceMean")
+    assert "its shape is not known" in found.analysis.uncovered[mean].reason
