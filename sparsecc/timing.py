@@ -9,8 +9,11 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-BLOCK = 5
-"""Timed runs in a row; one run before them fetches code and weights back into the caches."""
+BLOCK = 10
+"""Timed runs in a row."""
+
+WARM_UP = 5
+"""Runs before them: so many until a network of a millisecond is back in the caches (3 % above its limit)."""
 
 PAUSE = 0.005
 """Seconds between blocks, for the other side's threads to stop spinning."""
@@ -48,7 +51,8 @@ def interleave(sides: Mapping[str, Callable[[], object]], runs: int) -> dict[str
     for _ in range(-(-runs // BLOCK)):
         for name, run in sides.items():
             time.sleep(PAUSE)
-            run()
+            for _ in range(WARM_UP):
+                run()
             for _ in range(BLOCK):
                 start = time.perf_counter()
                 run()

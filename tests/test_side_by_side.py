@@ -12,7 +12,7 @@ from sparsecc.arrays import random_arrays, read_arrays
 from sparsecc.artifact.manifest import TensorInfo
 from sparsecc.errors import UsageError
 from sparsecc.side_by_side import compare
-from sparsecc.timing import BLOCK, Timing, interleave, pinned
+from sparsecc.timing import BLOCK, WARM_UP, Timing, interleave, pinned
 
 SPECS = (TensorInfo("x", "float32", (2, 3)), TensorInfo("ids", "int64", (4,)), TensorInfo("m", "bool", ()))
 
@@ -43,7 +43,7 @@ def test_read_arrays(tmp_path: Path) -> None:
 def test_interleave_takes_turns() -> None:
     calls: list[str] = []
     found = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, runs=2 * BLOCK)
-    warm = BLOCK + 1  # one run before each block is not timed
+    warm = BLOCK + WARM_UP  # those before each block are not timed
     assert calls == (["a"] * warm + ["b"] * warm) * 2
     assert found["a"].runs == 2 * BLOCK
     assert 0 <= found["a"].fastest <= found["a"].median
