@@ -87,8 +87,7 @@ def slower_layers(plan: Measured, dense: Measured) -> frozenset[str]:
     return frozenset(
         layer.node
         for layer in plan.layers
-        if kernels.get(layer.node, layer.kernel) != layer.kernel
-        and ours[layer.node] > theirs[layer.node]
+        if kernels.get(layer.node, layer.kernel) != layer.kernel and ours[layer.node] > theirs[layer.node]
     )
 
 
