@@ -67,9 +67,11 @@ def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
     level = 1.0 + 0.9 / (1.0 + exp(-(footprint - 1.25) / 0.15))
     if shape.unaligned:
         level *= 1.7
-    load_rate = machine.loads / {1: 1.36, 2: 1.36}.get(R, 1.0)
-    other = 0.5 if R <= 2 else R + 0.5  # offset and weights: packed for low blocks
-    block = max(R * J / machine.fma * 1.13, (J * level + other) / load_rate)
+    packed = R <= 2 or R * J < 8
+    other = 0.5 if R <= 2 else R + 0.5  # weights and offset
+    loads = (J * level + other) / machine.loads * (1.22 if R <= 2 else 1.0)
+    latency = 4.0 / min(4, max(1, 8 // (R * J))) if packed else 4.0
+    block = max(R * J / machine.fma * 1.13, loads, 0.8 * latency)
     entry = 2.0 + (2.1 + (0.25 if shape.chunked else 0.0)) * R * J
     tiles = shape.vectors / J
     cycles = tiles * (shape.blocks * block + shape.entries * entry)

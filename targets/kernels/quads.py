@@ -17,8 +17,8 @@ from sparsecc.targets.tir import KernelBuilder, Pointer, Register, const, shuffl
 
 COLUMNS = 4
 """Of a word."""
-PACKED_ROWS = 2
-"""Rows of the tallest block for which packing pays: taller ones have work enough for each load."""
+_PERMUTED_ROWS = 2  # taller blocks have work enough for each load, and too many weights to spread
+_IN_FLIGHT = 8  # multiply-adds that two units with a latency of 4 cycles can work on
 _BITS = 16
 _PERMUTE = "llvm.x86.avx512.permvar.sf.512"
 _PERMUTED_LANES = 16
@@ -46,16 +46,19 @@ def emit_quads(
     word, value = tables
     origin, start, columns = at
     indices, V = lanes
-    R = len(acc)
+    R, J = len(acc), len(acc[0])
+    zero = vector_of(const(0.0, "float32"), V)
+    more = [[[b.register(zero, V) for _ in range(J)] for _ in range(R)] for _ in range(chains(R, J) - 1)]
+    sums = [acc, *more]
     base = b.register(tirx.Cast("int64", origin), dtype="int64").value
 
-    def column(packed: Any, bits: Any, weights: list[Any]) -> None:
+    def column(packed: Any, bits: Any, weights: list[Any], into: list[list[Register]]) -> None:
         step = tirx.bitwise_and(tirx.shift_right(packed, bits), const(2**_BITS - 1, "uint64"))
         o = b.register(base + tirx.Cast("int64", step) * const(unit, "int64"), dtype="int64").value
-        xs = [x.vector(o + const(j * V, "int64"), V) for j in range(len(acc[0]))]
+        xs = [x.vector(o + const(j * V, "int64"), V) for j in range(J)]
         if R > 1:
             xs = [b.register(vector, V).value for vector in xs]
-        for row, w in zip(acc, weights, strict=True):
+        for row, w in zip(into, weights, strict=True):
             for cell, vector in zip(row, xs, strict=True):
                 b.set(cell, cell.value + w * vector)
 
@@ -77,13 +80,29 @@ def emit_quads(
                 else:
                     w = vector_of(value[first + (u * R + r)], V)
                 weights.append(b.register(w, V).value)
-            column(packed, const(u * _BITS, "uint64"), weights)
+            column(packed, const(u * _BITS, "uint64"), weights, sums[u % len(sums)])
     last = b.register(start + whole, dtype="int32").value
     with b.loop(tirx.bitwise_and(columns, const(COLUMNS - 1))) as u:
         weights = [
             b.register(vector_of(value[last * (COLUMNS * R) + (u * R + r)], V), V).value for r in range(R)
         ]
-        column(word[last], tirx.Cast("uint64", u) * const(_BITS, "uint64"), weights)
+        column(word[last], tirx.Cast("uint64", u) * const(_BITS, "uint64"), weights, acc)
+    for part in more:
+        for row, added in zip(acc, part, strict=True):
+            for cell, other in zip(row, added, strict=True):
+                b.set(cell, cell.value + other.value)
+
+
+def chains(rows: int, width: int) -> int:
+    """Sums kept apart for each of the R x J accumulators, so that about 8 additions are under way."""
+    return next(
+        count for count in (1, 2, COLUMNS) if count == COLUMNS or count * rows * width > _IN_FLIGHT - 2
+    )
+
+
+def worth_packing(rows: int, width: int) -> bool:
+    """Whether a tile of R x J is bound by loads or by the latency of additions."""
+    return rows <= _PERMUTED_ROWS or rows * width < _IN_FLIGHT
 
 
 def spread(b: KernelBuilder, zero: Any, rows: int, lanes: int) -> list[Any]:
@@ -92,7 +111,7 @@ def spread(b: KernelBuilder, zero: Any, rows: int, lanes: int) -> list[Any]:
     Args:
         zero: an element of a table that always is 0: constants would be folded back into loads.
     """
-    if lanes != _PERMUTED_LANES:
+    if lanes != _PERMUTED_LANES or rows > _PERMUTED_ROWS:
         return []
     return [b.register(vector_of(zero + i, lanes), lanes, "int32").value for i in range(COLUMNS * rows)]
 

@@ -12,7 +12,7 @@ from sparsecc.ir import encoding_of
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.kernels.depthwise import DepthwiseForm, choose_strip, depthwise_kernel
-from sparsecc.targets.kernels.quads import PACKED_ROWS
+from sparsecc.targets.kernels.quads import worth_packing
 from sparsecc.targets.kernels.shift import ShiftForm, plan_shifts, shift_kernel, shifted_offsets
 from sparsecc.targets.kernels.split import SplitForm, minimum_pitch, plan_phases, split_kernel, tap_offsets
 from sparsecc.targets.kernels.spmm import SpmmForm, pack_spmm, spmm_kernel, tile_classes
@@ -347,7 +347,7 @@ def spmm_call(
     tiles = (first + second) * batch
     parts = 1 if tiles >= 8 or tiles % 2 == 0 else 4 if tiles < 3 else 2
     parts = min(parts, max(1, matrix.shape[0] // (4 * choice.rows)))
-    packed = choice.rows <= PACKED_ROWS and not choice.dense
+    packed = worth_packing(choice.rows, max(widths)) and not choice.dense
     tables = pack_spmm(
         matrix, offsets, choice.rows, chunk=choice.chunk, parts=parts, dense=choice.dense, packed=packed
     )

@@ -13,12 +13,12 @@ from sparsecc.compiler import generator_version
 from sparsecc.errors import LoweringError
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
-from sparsecc.targets.kernels.quads import PACKED_ROWS
+from sparsecc.targets.kernels.quads import chains, worth_packing
 from sparsecc.targets.kernels.spmm import SpmmForm, pack_spmm, spmm_kernel, tile_classes
 from sparsecc.targets.layout import ROW_SLACK, Layout, odd_lines, round_up
 
 LANES = 16
-FORMS = [(8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (4, 3), (2, 4), (1, 4)]
+FORMS = [(8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (4, 3), (2, 4), (1, 4), (1, 2), (4, 1), (2, 1)]
 PLAIN = Epilogue()
 # bias + x * scale[row], then + residual
 EPILOGUE = Epilogue(
@@ -85,7 +85,7 @@ def test_tiles(rows: int, width: int) -> None:
     """All rows of the last block or one, equal tiles or two widths, with all of the epilogue's operands."""
     for columns in (LANES * width, LANES * width + 1, LANES * (2 * width - 1)):
         for M in (rows, 2 * rows + 1):
-            for dense, packed in ((False, False), (True, False), (False, rows <= PACKED_ROWS)):
+            for dense, packed in ((False, False), (True, False), (False, worth_packing(rows, width))):
                 found, expected = run(
                     weights(M, 40), rows, width, columns=columns, batch=2, dense=dense, packed=packed,
                     epilogue=EPILOGUE,
@@ -97,7 +97,14 @@ def test_tiles(rows: int, width: int) -> None:
 @pytest.mark.parametrize("chunk", [7, 16, 39, 40])
 def test_chunks(pattern: str, chunk: int) -> None:
     """First, middle and last chunks; blocks without a nonzero in some or all of them."""
-    for rows, width, packed in ((4, 4, False), (1, 4, False), (1, 4, True), (2, 6, True)):
+    for rows, width, packed in (
+        (4, 4, False),
+        (1, 4, False),
+        (1, 4, True),
+        (2, 6, True),
+        (1, 1, True),
+        (4, 1, True),
+    ):
         for parts in (1, 2, 4):
             for stream in (False, True):
                 found, expected = run(
@@ -126,6 +133,15 @@ def test_packed_offsets() -> None:
     steps = tables.offset.astype("<u8").view("<u2").reshape(-1, 4)
     assert steps.tolist() == [[9] * 4, [0, 15, 21, 21], [3, 6, 12, 18], [24] * 4]
     assert tables.value.reshape(-1, 4)[1].tolist() == [2, 2, 2, 0]
+
+
+def test_chains() -> None:
+    """Narrow tiles keep several sums, so that none waits for the one before."""
+    assert [chains(1, width) for width in (1, 2, 3, 4, 5, 6, 7, 8)] == [4, 4, 4, 2, 2, 2, 1, 1]
+    assert [chains(rows, 1) for rows in (2, 4, 8)] == [4, 2, 1]
+    assert [worth_packing(rows, width) for rows, width in ((2, 6), (4, 1), (4, 2), (8, 1))] == [
+        True, True, False, False,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
