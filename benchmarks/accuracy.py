@@ -92,7 +92,8 @@ def main() -> None:
     )
     known = tasks()
     parser.add_argument("names", nargs="*", metavar="TASK", help=f"of {', '.join(known)}; all by default")
-    parser.add_argument("--methods", nargs="*", default=[method.name for method in METHODS])
+    methods = [method.name for method in METHODS]
+    parser.add_argument("--methods", nargs="*", choices=methods, default=methods)
     parser.add_argument("--ratios", nargs="*", type=float, default=RATIOS)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "sparsecc-bench")
     parser.add_argument("--out", type=Path, default=PAGE, help="the page (%(default)s)")

@@ -63,8 +63,6 @@ class Trial:
 def measure(trials: Sequence[Trial], inputs: Mapping[str, Array]) -> list[Measured]:
     """Profile all trials in turns."""
     times: list[list[tuple[float, ...]]] = [[] for _ in trials]
-    for trial in trials:
-        trial.session.run(inputs)
     start = time.perf_counter()
     for turn in range(MAX_TURNS):
         if turn >= MIN_TURNS and time.perf_counter() - start > BUDGET:

@@ -210,7 +210,7 @@ def prune(
     first = Groups(model, inputs)
     if iterations == 1:
         result = _prune_once(first, goal, options, machine, shapes, tell)
-        return _proved(model, result, inputs, tell, forced=bool(proof)) if proof is not False else result
+        return _proved(model, result, inputs, tell, proof)
     if goal.latency is not None:
         raise UsageError("a latency is met in one iteration; give parameters, flops or bytes, or a ratio")
     current, plan, result = first, None, None
@@ -226,7 +226,7 @@ def prune(
     assert plan is not None
     assert result is not None
     result = replace(result, plan=plan, before=first.total, fitted=result.fitted or between is not None)
-    return _proved(model, result, inputs, tell, forced=bool(proof)) if proof is not False else result
+    return _proved(model, result, inputs, tell, proof)
 
 
 def prune_ratios(
@@ -245,9 +245,7 @@ def prune_ratios(
     """
     ranking = _rank(Groups(model, inputs), options)
     results = [_result(apply_steps(ranking, ranking.by_ratio(ratio)), ranking, options) for ratio in ratios]
-    if proof is False:
-        return results
-    return [_proved(model, result, inputs, _silent, forced=bool(proof)) for result in results]
+    return [_proved(model, result, inputs, _silent, proof) for result in results]
 
 
 def replay(
@@ -268,7 +266,7 @@ def replay(
     pruned, found = prune_with(groups, masks)
     after = groups.cost({dim: int(mask.sum()) for dim, mask in masks.items()})
     result = PruneResult(pruned, found, groups.total, after)
-    return _proved(model, result, inputs, _silent, forced=bool(proof)) if proof is not False else result
+    return _proved(model, result, inputs, _silent, proof)
 
 
 def verify(
@@ -303,11 +301,12 @@ def _proved(
     result: PruneResult,
     inputs: Mapping[str, np.ndarray] | None,
     tell: Progress,
-    *,
-    forced: bool,
+    proof: bool | None,
 ) -> PruneResult:
     """The result with what the oracle found, where it is to look."""
-    if not forced:
+    if proof is False:
+        return result
+    if proof is None:
         foreign = any(violation.rule == "domains" for violation in find_violations(model))
         if foreign or result.before.bytes > LARGEST_PROVED:
             return result

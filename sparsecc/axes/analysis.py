@@ -5,7 +5,7 @@ What no rule covers is frozen with a reason; nothing is guessed. Inputs are froz
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,27 +142,31 @@ def _check_computed(node: ir.Node, state: AxisState) -> None:
     Raises:
         RuleError: it is so.
     """
-    for value in node.outputs:
-        shape = state.trace.shapes.get(value)
-        if shape is None or value not in state.trace.unshaped or 0 not in shape:
-            continue
-        axes = state.axes.get(value)
-        if axes is None or tuple(map(size_of, axes)) != shape:
+    for value, _, shape in _disagreements(node, state):
+        if value in state.trace.unshaped and 0 in shape:
             raise RuleError("the data chose nothing for it to compute on, so that its shape is not known")
 
 
 def _check_sizes(node: ir.Node, state: AxisState, where: str) -> None:
+    for value, sizes, shape in _disagreements(node, state):
+        raise VerificationError(
+            f"the axis rule of {where} gives {value.name} the sizes {sizes}, but it has {shape}; "
+            f"please report this model"
+        )
+
+
+def _disagreements(
+    node: ir.Node, state: AxisState
+) -> Iterator[tuple[ir.Value, tuple[int, ...] | None, tuple[int, ...]]]:
+    """Outputs whose axes have other sizes than the run showed: the value, these sizes, and those shown."""
     for value in node.outputs:
         shape = state.trace.shapes.get(value)
         if shape is None or value in state.trace.constants:
             continue
         axes = state.axes.get(value)
-        if axes is None or tuple(map(size_of, axes)) != shape:
-            sizes = None if axes is None else tuple(map(size_of, axes))
-            raise VerificationError(
-                f"the axis rule of {where} gives {value.name} the sizes {sizes}, but it has {shape}; "
-                f"please report this model"
-            )
+        sizes = None if axes is None else tuple(map(size_of, axes))
+        if sizes != shape:
+            yield value, sizes, shape
 
 
 __all__ = ["Analysis", "Zero", "analyse"]

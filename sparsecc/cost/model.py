@@ -44,6 +44,8 @@ class SpmmShape:
         column_bytes: bytes of X that one column adds to a tile's footprint.
         unaligned: whether most vectors of X straddle two cache lines.
         chunked: whether partial sums wait in memory between chunks.
+        chains: sums that are kept apart for each accumulator.
+        side_loads: loads per block besides those of X.
         batch: repetitions.
     """
 
@@ -56,6 +58,8 @@ class SpmmShape:
     column_bytes: float
     unaligned: bool
     chunked: bool
+    chains: int
+    side_loads: float
     batch: int = 1
 
 
@@ -67,11 +71,10 @@ def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
     level = 1.0 + 0.9 / (1.0 + exp(-(footprint - 1.25) / 0.15))
     if shape.unaligned:
         level *= 1.7
-    packed = R <= 2 or R * J < 8
-    other = 0.5 if R <= 2 else R + 0.5  # weights and offset
-    loads = (J * level + other) / machine.loads * (1.22 if R <= 2 else 1.0)
-    latency = 4.0 / min(4, max(1, 8 // (R * J))) if packed else 4.0
-    block = max(R * J / machine.fma * 1.13, loads, 0.8 * latency)
+    loads = (J * level + shape.side_loads) / machine.loads * (1.22 if R <= 2 else 1.0)
+    # a sum waits for the addition before, unless another block's runs meanwhile
+    latency = 0.8 * 4.0 / shape.chains
+    block = max(R * J / machine.fma * 1.13, loads, latency)
     entry = 2.0 + (2.1 + (0.25 if shape.chunked else 0.0)) * R * J
     tiles = shape.vectors / J
     cycles = tiles * (shape.blocks * block + shape.entries * entry)

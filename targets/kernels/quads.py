@@ -15,7 +15,8 @@ from tvm import tirx
 
 from sparsecc.targets.tir import KernelBuilder, Pointer, Register, const, shuffle, vector_of
 
-COLUMNS = 4
+_LOG_COLUMNS = 2
+COLUMNS = 1 << _LOG_COLUMNS
 """Of a word."""
 _PERMUTED_ROWS = 2  # taller blocks have work enough for each load, and too many weights to spread
 _IN_FLIGHT = 8  # multiply-adds that two units with a latency of 4 cycles can work on
@@ -34,12 +35,12 @@ def emit_quads(
     lanes: tuple[list[Any], int],
     unit: int,
 ) -> None:
-    """Add `blocks` columns, from word `start` on, to the R x J accumulators.
+    """Add the columns of one block to its R x J accumulators.
 
     Args:
         acc: R rows of J vectors.
         tables: words of offsets, and R weights for each column.
-        at: element of X that offset 0 stands for, first word, number of columns.
+        at: element of X that offset 0 stands for, the block's first word, its number of columns.
         lanes: vectors of 0, 1, ... that the compiler does not see through (see `spread`), and their length.
         unit: elements that one step of an offset stands for.
     """
@@ -62,7 +63,7 @@ def emit_quads(
             for cell, vector in zip(row, xs, strict=True):
                 b.set(cell, cell.value + w * vector)
 
-    whole = b.register(tirx.shift_right(columns, const(2)), dtype="int32").value
+    whole = b.register(tirx.shift_right(columns, const(_LOG_COLUMNS)), dtype="int32").value
     with b.loop(whole, start) as k:
         packed = b.register(word[k], dtype="uint64").value
         first = b.register(k * (COLUMNS * R), dtype="int32").value
@@ -128,7 +129,7 @@ def words_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def words_in(count: Any) -> Any:
     """The same as an expression."""
-    return tirx.shift_right(count + (COLUMNS - 1), const(2))
+    return tirx.shift_right(count + (COLUMNS - 1), const(_LOG_COLUMNS))
 
 
 def pack_quads(
@@ -155,12 +156,18 @@ def pack_quads(
     return steps[source].astype("<u2").view("<u8").astype(np.uint64), weights
 
 
-def unit_of(offset: npt.NDArray[np.int64]) -> int:
-    """The largest power of two, up to 64 elements, that divides all distances between `offset`s."""
-    common = int(np.gcd.reduce(offset - offset[0])) if len(offset) else 0
-    return min(common & -common, _LARGEST_UNIT) if common else _LARGEST_UNIT
+def unit_of(offset: npt.NDArray[np.int64], chunks: list[slice]) -> int:
+    """The largest power of two, up to 64 elements, that divides all distances between `offset`s.
+
+    0 where there are none, or those of a chunk do not lie within 16 bits of such units.
+    """
+    if not len(offset):
+        return 0
+    common = int(np.gcd.reduce(offset - offset[0]))
+    unit = min(common & -common, _LARGEST_UNIT) if common else _LARGEST_UNIT
+    return unit if all(int(np.ptp(offset[chunk])) // unit < 2**_BITS for chunk in chunks) else 0
 
 
-def fits(offset: npt.NDArray[np.int64], chunks: list[slice], unit: int) -> bool:
-    """Whether the offsets of every chunk lie within 16 bits of units."""
-    return all(int(np.ptp(offset[chunk])) // unit < 2**_BITS for chunk in chunks if len(offset[chunk]))
+def side_loads(rows: int) -> float:
+    """Loads per column besides those of X: offset and weights."""
+    return 0.5 if rows <= _PERMUTED_ROWS else rows + 0.5

@@ -22,7 +22,6 @@ from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.kernels.quads import (
     emit_quads,
-    fits,
     pack_quads,
     padded_counts,
     spread,
@@ -224,20 +223,18 @@ def pack_spmm(
     blocks = padded.reshape(B, rows, K)
     per_row = offset if offset.ndim == 2 else np.broadcast_to(offset, (B, K))
     starts = list(range(0, K, chunk)) if chunk < K else [0]
-    chunks = [slice(start, min(start + chunk, K) if len(starts) > 1 else K) for start in starts]
-    chunked = len(starts) > 1
-    unit = unit_of(offset) if packed and offset.ndim == 1 else 0
-    if unit and not fits(offset, chunks, unit):
-        unit = 0
+    chunks = [slice(start, min(start + chunk, K)) for start in starts]
+    chunked = len(chunks) > 1
+    unit = unit_of(offset, chunks) if packed and offset.ndim == 1 else 0
     cuts = _balanced_cuts(mask.sum(axis=1) + 1, parts)
     pieces: list[_Piece] = []
     out_parts = [0]
     for lo, hi in pairwise(cuts):
         for phase in range(3 if chunked else 1):
             for c, columns in enumerate(chunks):
-                if chunked and phase != (0 if c == 0 else 2 if c == len(starts) - 1 else 1):
+                if chunked and phase != (0 if c == 0 else 2 if c == len(chunks) - 1 else 1):
                     continue
-                origin = int(offset[columns].min(initial=2**31)) if unit else 0
+                origin = int(offset[columns].min()) if unit else 0
                 piece = _Piece.of(
                     mask[lo:hi, columns], lo, columns.start, origin, skip_empty=phase == 1, padded=unit > 0
                 )

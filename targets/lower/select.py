@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sparsecc.cost import SpmmShape, VectorMachine, csr_seconds, rows_seconds, spmm_seconds
 from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
+from sparsecc.targets.kernels.quads import chains, side_loads
 from sparsecc.targets.kernels.spmm import block_mask, tile_classes
 from sparsecc.targets.lower.state import Machine
 
@@ -95,8 +96,9 @@ def choose_spmm(
                 entries = rows * -(-K // columns)
                 used = int(columns * read)
                 shape = SpmmShape(
-                    R, width, entries, stored, vectors, used, column_bytes, unaligned, columns < K, batch
-                )
+                    R, width, entries, stored, vectors, used, column_bytes, unaligned, columns < K,
+                    chains(R, width), side_loads(R), batch,
+                )  # fmt: skip
                 candidates.append(SpmmChoice(R, J, columns, dense, spmm_seconds(shape, model), 0.0))
     dense_seconds = min((c.seconds for c in candidates if c.dense), default=0.0)
     best = min(candidates, key=lambda c: (c.seconds, not c.dense))
