@@ -1,5 +1,12 @@
 """What kernels cost on a machine, from a small model fitted on measurements."""
 
-from sparsecc.cost.model import SpmmShape, VectorMachine, csr_seconds, rows_seconds, spmm_seconds
+from sparsecc.cost.model import (
+    SpmmShape,
+    VectorMachine,
+    csr_seconds,
+    lookup_seconds,
+    rows_seconds,
+    spmm_seconds,
+)
 
-__all__ = ["SpmmShape", "VectorMachine", "csr_seconds", "rows_seconds", "spmm_seconds"]
+__all__ = ["SpmmShape", "VectorMachine", "csr_seconds", "lookup_seconds", "rows_seconds", "spmm_seconds"]

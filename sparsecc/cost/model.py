@@ -18,7 +18,7 @@ class VectorMachine:
         lanes: fp32 lanes.
         fma, loads: vector instructions of each kind per cycle.
         l1_bytes, l2_bytes: cache sizes.
-        stream_bytes: bytes per cycle from beyond L2.
+        stream_bytes: bytes per cycle of weights from L3.
         clock: cycles per second.
     """
 
@@ -27,7 +27,7 @@ class VectorMachine:
     loads: float = 2.0
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
-    stream_bytes: float = 13.0
+    stream_bytes: float = 20.0
     clock: float = 4.0e9
 
 
@@ -88,8 +88,15 @@ def rows_seconds(blocks: int, columns: int, lanes: int, machine: VectorMachine, 
     return max(compute, stream) / machine.clock
 
 
+def lookup_seconds(steps: int, buckets: int, columns: int, machine: VectorMachine) -> float:
+    """Predicted time of the lookup kernel: steps of 16 weights, buckets of all row blocks."""
+    compute = steps * (1.2 + 0.95 * columns) + buckets * (2.0 + 0.5 * columns)
+    stream = steps * 16 * 5 / machine.stream_bytes
+    return max(compute, stream) / machine.clock
+
+
 def csr_seconds(rounds: int, rows: int, columns: int, chains: int, machine: VectorMachine) -> float:
     """Predicted time of the CSR kernel: `rounds` of `chains` nonzeros for `columns` accumulators each."""
-    compute = rounds * chains * (columns + 1) * 0.7 + rows * (12.0 + chains * columns)
+    compute = rounds * chains * (1.6 * columns - 0.35) + rows * (12.0 + chains * columns)
     stream = rounds * chains * 6 / machine.stream_bytes
     return max(compute, stream) / machine.clock

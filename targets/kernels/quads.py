@@ -18,6 +18,7 @@ from sparsecc.targets.tir import KernelBuilder, Pointer, Register, const, shuffl
 _LOG_COLUMNS = 2
 COLUMNS = 1 << _LOG_COLUMNS
 """Of a word."""
+_HALF = COLUMNS // 2
 _PERMUTED_ROWS = 2  # taller blocks have work enough for each load, and too many weights to spread
 _IN_FLIGHT = 8  # multiply-adds that two units with a latency of 4 cycles can work on
 _BITS = 16
@@ -32,6 +33,7 @@ def emit_quads(
     x: Pointer,
     tables: tuple[Pointer, Pointer],
     at: tuple[Any, Any, Any],
+    ahead: Register,
     lanes: tuple[list[Any], int],
     unit: int,
 ) -> None:
@@ -41,6 +43,8 @@ def emit_quads(
         acc: R rows of J vectors.
         tables: words of offsets, and R weights for each column.
         at: element of X that offset 0 stands for, the block's first word, its number of columns.
+        ahead: the block's first word; afterwards the word behind its last one. A word that is fetched only
+            when its columns are due delays them by two loads one after the other.
         lanes: vectors of 0, 1, ... that the compiler does not see through (see `spread`), and their length.
         unit: elements that one step of an offset stands for.
     """
@@ -53,41 +57,37 @@ def emit_quads(
     sums = [acc, *more]
     base = b.register(tirx.Cast("int64", origin), dtype="int64").value
 
-    def column(packed: Any, bits: Any, weights: list[Any], into: list[list[Register]]) -> None:
-        step = tirx.bitwise_and(tirx.shift_right(packed, bits), const(2**_BITS - 1, "uint64"))
-        o = b.register(base + tirx.Cast("int64", step) * const(unit, "int64"), dtype="int64").value
-        xs = [x.vector(o + const(j * V, "int64"), V) for j in range(J)]
-        if R > 1:
-            xs = [b.register(vector, V).value for vector in xs]
-        for row, w in zip(into, weights, strict=True):
-            for cell, vector in zip(row, xs, strict=True):
-                b.set(cell, cell.value + w * vector)
-
-    whole = b.register(tirx.shift_right(columns, const(_LOG_COLUMNS)), dtype="int32").value
-    with b.loop(whole, start) as k:
-        packed = b.register(word[k], dtype="uint64").value
+    def columns_of(k: Any, count: int) -> None:
+        packed = b.register(ahead.value, dtype="uint64").value
+        b.set(ahead, word[k + 1])
         first = b.register(k * (COLUMNS * R), dtype="int32").value
         spread_weights: Any = None
         if indices:
             loaded = b.register(value.vector(first, COLUMNS * R), COLUMNS * R).value
             copies = V // (COLUMNS * R)
             spread_weights = b.register(shuffle([loaded] * copies, list(range(V))), V).value
-        for u in range(COLUMNS):
-            weights: list[Any] = []
-            for r in range(R):
+        for u in range(count):
+            bits = tirx.shift_right(packed, const(u * _BITS, "uint64"))
+            step = tirx.bitwise_and(bits, const(2**_BITS - 1, "uint64"))
+            o = b.register(base + tirx.Cast("int64", step) * const(unit, "int64"), dtype="int64").value
+            xs = [x.vector(o + const(j * V, "int64"), V) for j in range(J)]
+            if R > 1:
+                xs = [b.register(vector, V).value for vector in xs]
+            for r, row in enumerate(sums[u % len(sums)]):
                 if indices:
                     operands = (spread_weights, indices[u * R + r])
-                    w = tirx.call_llvm_pure_intrin(f"float32x{V}", _PERMUTE, *operands)
+                    weight = tirx.call_llvm_pure_intrin(f"float32x{V}", _PERMUTE, *operands)
                 else:
-                    w = vector_of(value[first + (u * R + r)], V)
-                weights.append(b.register(w, V).value)
-            column(packed, const(u * _BITS, "uint64"), weights, sums[u % len(sums)])
-    last = b.register(start + whole, dtype="int32").value
-    with b.loop(tirx.bitwise_and(columns, const(COLUMNS - 1))) as u:
-        weights = [
-            b.register(vector_of(value[last * (COLUMNS * R) + (u * R + r)], V), V).value for r in range(R)
-        ]
-        column(word[last], tirx.Cast("uint64", u) * const(_BITS, "uint64"), weights, acc)
+                    weight = vector_of(value[first + (u * R + r)], V)
+                w = b.register(weight, V).value
+                for cell, vector in zip(row, xs, strict=True):
+                    b.set(cell, cell.value + w * vector)
+
+    whole = b.register(tirx.shift_right(columns, const(_LOG_COLUMNS)), dtype="int32").value
+    with b.loop(whole, start) as k:
+        columns_of(k, COLUMNS)
+    with b.branch(tirx.bitwise_and(columns, const(COLUMNS - 1)) > 0):
+        columns_of(start + whole, _HALF)
     for part in more:
         for row, added in zip(acc, part, strict=True):
             for cell, other in zip(row, added, strict=True):
@@ -118,8 +118,8 @@ def spread(b: KernelBuilder, zero: Any, rows: int, lanes: int) -> list[Any]:
 
 
 def padded_counts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Columns of each block as they are computed: three left over take a fourth, of weight 0."""
-    return np.where(counts % COLUMNS == COLUMNS - 1, counts + 1, counts)
+    """Columns of each block as they are computed: half words, filled up with a column of weight 0."""
+    return -(-counts // _HALF) * _HALF
 
 
 def words_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -89,11 +89,12 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
 
     indices = spread(b, rows[0], R, V) if form.unit else []
 
-    def multiply(acc: list[list[Register]], x0: Any, start: Any, blocks: Any) -> None:
+    def multiply(acc: list[list[Register]], x0: Any, start: Any, blocks: Any, ahead: Register) -> None:
         with b.loop(blocks, start) as k:
             if form.stream:
                 b.prefetch(value, k * R + _PREFETCH)
-            o = b.register(offset[k] + x0, dtype="int32")
+            o = b.register(ahead.value + x0, dtype="int32")
+            b.set(ahead, offset[k + 1])
             xs = [b.register(x.vector(o.value + j * V, V), V) for j in range(len(acc[0]))]
             for r in range(R):
                 w = b.register(vector_of(value[k * R + r], V), V)
@@ -102,6 +103,7 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
 
     def group(phase: int, g: Any, J: int, x0: Any, y0: Any, column: Any, batch: Any) -> None:
         first, last = phases[phase] in ("first", "only"), phases[phase] in ("last", "only")
+        ahead = b.register(offset[base[g]], dtype="uint64" if form.unit else "int32")
         with b.loop(rows[g + 1] - rows[g], rows[g]) as entry:
             r0 = b.register(row[entry], dtype="int32").value
             to = b.register(r0 * pitch + y0, dtype="int32").value
@@ -113,10 +115,10 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
 
             acc = [[b.register(initial(r, j), V) for j in range(J)] for r in range(R)]
             if group_origin is None:
-                multiply(acc, x0, start, count[g])
+                multiply(acc, x0, start, count[g], ahead)
             else:
                 at = (group_origin[g] + x0, start, count[g])
-                emit_quads(b, acc, x, (offset, value), at, (indices, V), form.unit)
+                emit_quads(b, acc, x, (offset, value), at, ahead, (indices, V), form.unit)
             for r, j in product(range(R), range(J)):
                 out = acc[r][j].value
                 if last:
@@ -247,7 +249,7 @@ def pack_spmm(
     sizes = np.concatenate([p.group_sizes for p in pieces])
     counts = np.concatenate([p.group_counts for p in pieces])
     value = np.ascontiguousarray(blocks[block, :, column])
-    where, strides = per_row[block, column], counts
+    where, strides = per_row[block, column].astype(i32), counts
     if unit:
         origins = np.concatenate([np.full(len(p.column), p.origin) for p in pieces])
         of_blocks = np.concatenate([p.counts for p in pieces])
@@ -260,7 +262,7 @@ def pack_spmm(
         group_base=np.concatenate([[0], np.cumsum(sizes * strides)[:-1]]).astype(i32),
         group_origin=np.concatenate([np.full(len(p.group_sizes), p.origin) for p in pieces]).astype(i32),
         row=np.concatenate([p.order for p in pieces]).astype(i32) * i32(rows),
-        offset=where if unit else where.astype(i32),
+        offset=np.append(where, where.dtype.type(0)),  # the kernel reads one ahead
         value=value,
         part_count=parts,
         chunked=chunked,

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from sparsecc.ir import encoding_of
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, pack_csr
+from sparsecc.targets.kernels.lookup import LookupForm, lookup_kernel, pack_lookup
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, tail_of
@@ -99,38 +100,47 @@ def _few_columns(
     x = _require(low, x_value, shape, weights.transposed_input, unit=False)
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
-    choice = choose_rows(matrix, N, low.machine, dense_only=low.keep_dense(call.name))
-    symbol, tables, scalars = _rows_kernel(low, choice, matrix, N, tail)
+    choice = choose_rows(
+        matrix, N, low.machine, dense_only=low.keep_dense(call.name), contiguous=view.strides[1] == 1
+    )
+    symbol, tables, scalars = _rows_kernel(low, choice, matrix, N, view.strides[1], tail)
     extra = residuals(low, tail, y.layout)
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
     step = low.step(
-        call.name, "rows" if choice.kind != "csr" else "csr", symbol,
+        call.name, choice.kind if choice.kind in ("lookup", "csr") else "rows", symbol,
         [*tables, *low.pack(bias), at_origin(x), at_origin(y),
          *row_operand_pointers(low, tail), *map(at_origin, extra)],
-        [*scalars, view.strides[1], view.strides[0], y_n, *(0 for _ in extra)],
+        [*scalars, view.strides[0], y_n, *(0 for _ in extra)],
         -(-matrix.shape[0] // choice.rows),
     )  # fmt: skip
-    kernel = {"dense": "dense", "blocks": f"sparse {choice.rows}x1", "csr": "sparse CSR"}[choice.kind]
+    kernels = {"blocks": f"sparse {choice.rows}x1", "lookup": "sparse lookup", "csr": "sparse CSR"}
+    kernel = kernels.get(choice.kind, "dense")
     label = f"{kernel}, {N} column{'s' if N > 1 else ''}"
     _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, step)
 
 
 def _rows_kernel(
-    low: Lowering, choice: RowsChoice, matrix: FloatArray, columns: int, tail: Tail
+    low: Lowering, choice: RowsChoice, matrix: FloatArray, columns: int, x_k: int, tail: Tail
 ) -> tuple[str, list[Pointer], list[int]]:
-    """The kernel for few columns: (symbol, pointers of its tables, leading scalars)."""
+    """The kernel for few columns: (symbol, pointers of its tables, scalars before X's stride along n)."""
     if choice.kind == "csr":
         form = CsrForm(columns, csr_chains(columns), choice.rows, tail.epilogue)
         packed = pack_csr(matrix, choice.rows, form.chains)
         symbol = low.kernel("csr", form, lambda s: csr_kernel(form, s))
-        return symbol, low.pack(packed.start, packed.column, packed.value), []
+        return symbol, low.pack(packed.start, packed.column, packed.value), [x_k]
+    if choice.kind == "lookup":
+        lookup_form = LookupForm(columns, tail.epilogue)
+        found = pack_lookup(matrix)
+        symbol = low.kernel("lookup", lookup_form, lambda s: lookup_kernel(lookup_form, s))
+        arrays = (found.first, found.steps, found.place, found.value)
+        return symbol, low.pack(*arrays), [found.steps.shape[1], matrix.shape[1]]
     dense = choice.kind == "dense"
     chains = choose_chains(columns, matrix.shape[1], dense=dense)
     tables = pack_rows(matrix, choice.rows, chains, dense=dense)
     rows_form = RowsForm(columns, chains, dense, choice.rows, tail.epilogue)
     symbol = low.kernel("rows", rows_form, lambda s: rows_kernel(rows_form, s))
     index_tables = [] if dense else [tables.start, tables.column]
-    return symbol, low.pack(*index_tables, tables.value), [tables.runs]
+    return symbol, low.pack(*index_tables, tables.value), [tables.runs, x_k]
 
 
 def _many_columns(

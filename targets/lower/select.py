@@ -7,9 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sparsecc.cost import SpmmShape, VectorMachine, csr_seconds, rows_seconds, spmm_seconds
+from sparsecc.cost import (
+    SpmmShape,
+    VectorMachine,
+    csr_seconds,
+    lookup_seconds,
+    rows_seconds,
+    spmm_seconds,
+)
 from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
+from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
 from sparsecc.targets.kernels.quads import chains, side_loads
 from sparsecc.targets.kernels.spmm import block_mask, tile_classes
 from sparsecc.targets.lower.state import Machine
@@ -128,7 +136,7 @@ def _stored_and_read(mask: BoolArray) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class RowsChoice:
-    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, or "csr"."""
+    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup" or "csr"."""
 
     kind: str
     rows: int
@@ -144,8 +152,14 @@ class RowsChoice:
         return f"predicted {self.dense_seconds / self.seconds:.2f} times as fast as dense"
 
 
-def choose_rows(matrix: FloatArray, columns: int, machine: Machine, *, dense_only: bool) -> RowsChoice:
-    """The cheapest form for few columns, on the nonzeros that are there."""
+def choose_rows(
+    matrix: FloatArray, columns: int, machine: Machine, *, dense_only: bool, contiguous: bool = True
+) -> RowsChoice:
+    """The cheapest form for few columns, on the nonzeros that are there.
+
+    Args:
+        contiguous: the inputs of one column lie one behind the other.
+    """
     model = vector_machine(machine)
     lanes = machine.lanes
     rows, reduction = matrix.shape
@@ -163,6 +177,10 @@ def choose_rows(matrix: FloatArray, columns: int, machine: Machine, *, dense_onl
     for height in heights:
         stored = int(block_mask(matrix, height).sum())
         candidates.append(RowsChoice("blocks", height, seconds(stored, height, dense=False), dense))
+    if contiguous and lanes == LANES and reduction >= BUCKET:
+        steps = bucket_steps(matrix != 0)
+        looked_up = lookup_seconds(int(steps.sum()), steps.size, columns, model)
+        candidates.append(RowsChoice("lookup", lanes, looked_up, dense))
     if reduction <= MAX_COLUMN:
         chains = csr_chains(columns)
         csr = csr_seconds(csr_rounds(matrix, chains), rows, columns, chains, model)

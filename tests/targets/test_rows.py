@@ -1,4 +1,4 @@
-"""The kernels for few columns, lanes along output rows and CSR, against numpy in double precision."""
+"""The kernels for few columns: lanes along output rows, lookup and CSR, against numpy in double precision."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sparsecc.compiler import generator_version
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, csr_rounds, pack_csr
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
+from sparsecc.targets.kernels.lookup import BUCKET, LookupForm, bucket_steps, lookup_kernel, pack_lookup
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
 
@@ -72,6 +73,28 @@ def test_lanes_on_rows(columns: int, pattern: str) -> None:
             call(function[symbol], pointers, scalars, -(-len(matrix) // LANES))
             wanted = expected_of(matrix, x, residual, bias, scale)
             np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, "dense", "empty"])
+@pytest.mark.parametrize("columns", [1, 2, 3, 8])
+def test_lookup(columns: int, pattern: str) -> None:
+    """One bucket, whole ones and a last one that overlaps; one row, whole blocks of rows and a part."""
+    rng = np.random.default_rng(4)
+    for shape in ((1, BUCKET), (17, BUCKET + 1), (48, 3 * BUCKET), (33, 4 * BUCKET - 1)):
+        matrix = rng.standard_normal(shape).astype(np.float32) * (pattern != "empty")
+        if pattern in PATTERNS:
+            matrix = pruned(matrix, pattern, rng).astype(np.float32)
+        tables = pack_lookup(matrix)
+        assert len(tables.value) == bucket_steps(matrix != 0).sum()
+        form = LookupForm(columns, EPILOGUE)
+        symbol = structural_name("lookup", form)
+        made = load_kernels({symbol: lambda f=form, s=symbol: lookup_kernel(f, s)}, generator_version())
+        x, y, residual, bias, scale = operands(matrix, columns, feature_major=False)
+        arrays = [tables.first, tables.steps, tables.place, tables.value]
+        scalars = [tables.steps.shape[1], shape[1], x.layout.strides[0], y.layout.strides[0], 0]
+        call(made[symbol], [*arrays, bias, x, y, scale, residual], scalars, -(-len(matrix) // LANES))
+        wanted = expected_of(matrix, x, residual, bias, scale)
+        np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -1,0 +1,125 @@
+"""Sparse matrix times few columns, lanes along output rows, every row with columns of its own (AVX-512).
+
+Y[n, m] = epilogue(bias[m] + sum_k W[m, k] X[n, k]). The reduction is cut into buckets of 32 columns, whose
+inputs two registers hold; one permutation looks up a different one for each of 16 rows, so that a step
+multiplies 16 weights from any columns of the bucket and loads no input. A bucket takes as many steps as its
+fullest row has nonzeros; the other rows are filled up with weights of 0 (ELLPACK within a bucket).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+
+from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
+from sparsecc.targets.tir import KernelBuilder, const, vector_of
+
+LANES = 16
+BUCKET = 2 * LANES
+"""Columns whose inputs two registers hold."""
+_LOOK_UP = "llvm.x86.avx512.vpermi2var.ps.512"
+_PREFETCH = 512  # weights ahead of their use
+_IN_FLIGHT = 4  # sums that consecutive buckets are dealt out to, to hide the latency of additions
+
+
+@dataclass(frozen=True)
+class LookupForm:
+    """What a kernel is specialised for: N columns, all in registers at once."""
+
+    columns: int
+    epilogue: Epilogue
+
+
+def lookup_kernel(form: LookupForm, symbol: str) -> Any:
+    """The PrimFunc of a form.
+
+    Pointers: first (step of each row block), steps (of each bucket of each row block), [place], value, bias,
+    X, Y, then the epilogue's. Scalars: buckets, K, X's stride along n (along k it is 1), Y's stride along n,
+    then the epilogue's. Extent: row blocks. X and Y point at their first element; nothing behind X is read.
+    """
+    b = KernelBuilder()
+    N, V = form.columns, LANES
+    first, steps = b.pointer("first", "int32"), b.pointer("steps", "int32")
+    place, value, bias = b.pointer("place", "uint8"), b.pointer("value"), b.pointer("bias")
+    x, y = b.pointer("x"), b.pointer("y")
+    operands = EpilogueOperands(b, form.epilogue)
+    buckets, K, xn, yn = (b.scalar(n) for n in ("buckets", "reduction", "x_n", "y_n"))
+    operands.declare_scalars()
+    zero = vector_of(const(0.0, "float32"), V)
+    sums = max(1, _IN_FLIGHT // N)
+    with b.loop(b.end - b.begin, b.begin) as i:
+        acc = [
+            [b.register(bias.vector(i * V, V) if u == 0 else zero, V) for u in range(sums)] for _ in range(N)
+        ]
+        at = b.register(first[i], dtype="int32")
+        with b.loop(buckets) as bucket:
+            start = b.register(tirx.min(bucket * BUCKET, K - BUCKET), dtype="int32").value
+            inputs = [
+                [b.register(x.vector(start + xn * n + half * V, V), V).value for half in range(2)]
+                for n in range(N)
+            ]
+            count = b.register(steps[i * buckets + bucket], dtype="int32").value
+            with b.loop(count, at.value) as k:
+                b.prefetch(value, k * V + _PREFETCH)
+                which = b.register(tirx.Cast(f"int32x{V}", place.vector(k * V, V)), V, "int32").value
+                w = b.register(value.vector(k * V, V), V).value
+                for n, (low, high) in enumerate(inputs):
+                    looked_up = tirx.call_llvm_pure_intrin(f"float32x{V}", _LOOK_UP, low, which, high)
+                    b.set(acc[n][0], acc[n][0].value + w * looked_up)
+            b.set(at, at.value + count)
+            for row in acc:
+                oldest = b.register(row[0].value, V).value
+                for u in range(sums - 1):
+                    b.set(row[u], row[u + 1].value)
+                b.set(row[-1], oldest)
+        for n, row in enumerate(acc):
+            total = row[0].value
+            for u in range(1, sums):
+                total = total + row[u].value
+            out = operands.apply(
+                total, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True
+            )
+            b.store(y, yn * n + i * V, out, V)
+    return b.function(symbol)
+
+
+def bucket_steps(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Steps of each bucket of each row block, [ceil(M / 16), ceil(K / 32)], from [M, K]."""
+    M, K = mask.shape
+    padded = np.zeros((-(-M // LANES) * LANES, -(-K // BUCKET) * BUCKET), np.bool_)
+    padded[:M, :K] = mask
+    counts = np.count_nonzero(padded.reshape(len(padded), -1, BUCKET), axis=2)
+    return counts.reshape(-1, LANES, counts.shape[1]).max(axis=1)
+
+
+@dataclass(frozen=True)
+class LookupTables:
+    """Packed operands: `place` and `value` are [steps, 16], `first` and `steps` as the kernel has them."""
+
+    first: npt.NDArray[np.int32]
+    steps: npt.NDArray[np.int32]
+    place: npt.NDArray[np.uint8]
+    value: npt.NDArray[np.float32]
+
+
+def pack_lookup(matrix: npt.NDArray[np.float32]) -> LookupTables:
+    """Pack [M, K], K at least `BUCKET`; the last bucket ends with column K and may overlap the one before."""
+    K = matrix.shape[1]
+    mask = matrix != 0
+    steps = bucket_steps(mask)
+    ends = np.cumsum(steps).reshape(steps.shape)
+    rows, columns = np.nonzero(mask)
+    buckets = columns // BUCKET
+    run = rows * steps.shape[1] + buckets
+    rank = np.arange(len(run)) - np.searchsorted(run, run)
+    step = (ends - steps)[rows // LANES, buckets] + rank
+    place = np.zeros((int(steps.sum()), LANES), np.uint8)
+    value = np.zeros(place.shape, np.float32)
+    place[step, rows % LANES] = columns - np.minimum(buckets * BUCKET, K - BUCKET)
+    value[step, rows % LANES] = matrix[rows, columns]
+    first = (ends - steps)[:, 0]
+    return LookupTables(first.astype(np.int32), steps.astype(np.int32), place, value)
