@@ -166,6 +166,15 @@ FAMILIES = (
         {"16x1": _goals("1.9 3.2 4.7 8.8"), "dense": _DENSE},
     ),
     Family(
+        "decode T = 1, weights beyond L3",
+        (Linear(4096, 4096, 1), Linear(8192, 4096, 1)),
+        {
+            "16x1": _goals("1.85 3.0 4.5 9.0"),
+            "unstructured": _goals("1.7 2.4 3.0 5.0"),
+            "dense": _DENSE,
+        },
+    ),
+    Family(
         "depthwise 3x3 stride 1",
         (
             Convolution(32, 32, 112, 3, 1, 32), Convolution(128, 128, 56, 3, 1, 128),

@@ -13,8 +13,8 @@ from sparsecc.passes.hooks import Hook
 from sparsecc.passes.spec import parse_passes, print_pass
 
 COMPILE_PIPELINE = (
-    "fold-constants,drop-dead,resolve-sequences,recognize-ops,simplify-layout,simplify-attention,"
-    "fold-batch-norm,fold-pad,fuse-epilogues,drop-dead"
+    "fold-dequantize,fold-constants,drop-dead,resolve-sequences,recognize-ops,simplify-layout,"
+    "simplify-attention,fold-batch-norm,fold-pad,fuse-epilogues,drop-dead"
 )
 """What `compile` runs on a graph with static shapes before it chooses kernels."""
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sparsecc.passes.pipeline import Pipeline
     from sparsecc.passes.prune_plan import PrunePlan
     from sparsecc.pruner import PruneResult, prune, prune_ratios, replay
+    from sparsecc.quantizer import QuantizeResult, quantize
     from sparsecc.sparsifier import SparsifyResult, sparsify
     from sparsecc.torch.convert import to_torch
 
@@ -32,6 +33,7 @@ __all__ = [
     "Pipeline",
     "PrunePlan",
     "PruneResult",
+    "QuantizeResult",
     "SparsifyResult",
     "capture",
     "compile",
@@ -40,6 +42,7 @@ __all__ = [
     "load",
     "prune",
     "prune_ratios",
+    "quantize",
     "register_rule",
     "replay",
     "sparsify",
@@ -52,6 +55,7 @@ _HOMES = {
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",
     "PruneResult": "sparsecc.pruner",
+    "QuantizeResult": "sparsecc.quantizer",
     "SparsifyResult": "sparsecc.sparsifier",
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
@@ -59,6 +63,7 @@ _HOMES = {
     "load": "sparsecc.artifact.load",
     "prune": "sparsecc.pruner",
     "prune_ratios": "sparsecc.pruner",
+    "quantize": "sparsecc.quantizer",
     "register_rule": "sparsecc.axes.rules.registry",
     "replay": "sparsecc.pruner",
     "sparsify": "sparsecc.sparsifier",

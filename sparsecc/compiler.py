@@ -113,8 +113,8 @@ def compile(
         model = capture(source, example_inputs, shapes=shapes)
     with clock.phase("passes"):
         ctx = pipelines[0].run(model, hooks=hooks)
-        _, zeros, weights = zeros_of(model)
         ctx = pipelines[1].run(model, ctx, hooks=hooks)
+        _, zeros, weights = zeros_of(model)
         check(model)
         _release_source(model)
     with tempfile.TemporaryDirectory(prefix="sparsecc-") as folder:

@@ -17,6 +17,7 @@ PUBLIC = (
     "arrays",
     "timing",
     "sparsifier",
+    "quantizer",
     "side_by_side",
     "measurement",
     "compiler",

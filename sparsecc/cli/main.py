@@ -24,6 +24,7 @@ VERBS = (
     "groups",
     "prune",
     "sparsify",
+    "quantize",
     "compile",
     "run",
     "bench",

@@ -81,18 +81,28 @@ def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
     return shape.batch * cycles / machine.clock
 
 
-def rows_seconds(blocks: int, columns: int, lanes: int, machine: VectorMachine, *, dense: bool) -> float:
+def rows_seconds(
+    blocks: int, columns: int, lanes: int, machine: VectorMachine, *, dense: bool, value_bytes: int = 4
+) -> float:
     """Predicted time of the kernel with lanes along rows: `blocks` of `lanes` x 1, `columns` accumulators."""
     compute = blocks * max(columns / machine.fma, (columns + 1 + (0 if dense else 0.5)) / machine.loads)
-    stream = blocks * (4 * lanes + (0 if dense else 4)) / machine.stream_bytes
+    compute += blocks * _conversion(value_bytes)
+    stream = blocks * (value_bytes * lanes + (0 if dense else 4)) / machine.stream_bytes
     return max(compute, stream) / machine.clock
 
 
-def lookup_seconds(steps: int, buckets: int, columns: int, machine: VectorMachine) -> float:
+def lookup_seconds(
+    steps: int, buckets: int, columns: int, machine: VectorMachine, value_bytes: int = 4
+) -> float:
     """Predicted time of the lookup kernel: steps of 16 weights, buckets of all row blocks."""
-    compute = steps * (1.2 + 0.95 * columns) + buckets * (2.0 + 0.5 * columns)
-    stream = steps * 16 * 5 / machine.stream_bytes
+    compute = steps * (1.2 + 0.95 * columns + _conversion(value_bytes)) + buckets * (2.0 + 0.5 * columns)
+    stream = steps * 16 * (1 + value_bytes) / machine.stream_bytes
     return max(compute, stream) / machine.clock
+
+
+def _conversion(value_bytes: int) -> float:
+    """Cycles until a vector of weights is in float32."""
+    return 0.0 if value_bytes == 4 else 1.0
 
 
 def csr_seconds(rounds: int, rows: int, columns: int, chains: int, machine: VectorMachine) -> float:

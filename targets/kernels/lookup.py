@@ -16,45 +16,45 @@ import numpy.typing as npt
 from tvm import tirx
 
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
-from sparsecc.targets.tir import KernelBuilder, const, vector_of
+from sparsecc.targets.kernels.rows import RowWeights
+from sparsecc.targets.tir import KernelBuilder, const
 
 LANES = 16
 BUCKET = 2 * LANES
 """Columns whose inputs two registers hold."""
 _LOOK_UP = "llvm.x86.avx512.vpermi2var.ps.512"
 _PREFETCH = 512  # weights ahead of their use
+_SLAB = 64 * LANES  # rows that are packed at a time: their indices take more memory than the weights
 _IN_FLIGHT = 4  # sums that consecutive buckets are dealt out to, to hide the latency of additions
 
 
 @dataclass(frozen=True)
 class LookupForm:
-    """What a kernel is specialised for: N columns, all in registers at once."""
+    """What a kernel is specialised for: N columns, all in registers at once; weights as int8 codes or not."""
 
     columns: int
     epilogue: Epilogue
+    codes: bool = False
 
 
 def lookup_kernel(form: LookupForm, symbol: str) -> Any:
     """The PrimFunc of a form.
 
-    Pointers: first (step of each row block), steps (of each bucket of each row block), [place], value, bias,
-    X, Y, then the epilogue's. Scalars: buckets, K, X's stride along n (along k it is 1), Y's stride along n,
+    Pointers: first (step of each row block), steps (of each bucket of each row block), place, value, [scale],
+    bias, X, Y, then the epilogue's. Scalars: buckets, K, X's stride along n (along k it is 1), Y's along n,
     then the epilogue's. Extent: row blocks. X and Y point at their first element; nothing behind X is read.
     """
     b = KernelBuilder()
     N, V = form.columns, LANES
     first, steps = b.pointer("first", "int32"), b.pointer("steps", "int32")
-    place, value, bias = b.pointer("place", "uint8"), b.pointer("value"), b.pointer("bias")
+    place, weights = b.pointer("place", "uint8"), RowWeights(b, form.codes)
     x, y = b.pointer("x"), b.pointer("y")
     operands = EpilogueOperands(b, form.epilogue)
     buckets, K, xn, yn = (b.scalar(n) for n in ("buckets", "reduction", "x_n", "y_n"))
     operands.declare_scalars()
-    zero = vector_of(const(0.0, "float32"), V)
     sums = max(1, _IN_FLIGHT // N)
     with b.loop(b.end - b.begin, b.begin) as i:
-        acc = [
-            [b.register(bias.vector(i * V, V) if u == 0 else zero, V) for u in range(sums)] for _ in range(N)
-        ]
+        acc = [weights.sums(i, sums, V) for _ in range(N)]
         at = b.register(first[i], dtype="int32")
         with b.loop(buckets) as bucket:
             start = b.register(tirx.min(bucket * BUCKET, K - BUCKET), dtype="int32").value
@@ -64,9 +64,9 @@ def lookup_kernel(form: LookupForm, symbol: str) -> Any:
             ]
             count = b.register(steps[i * buckets + bucket], dtype="int32").value
             with b.loop(count, at.value) as k:
-                b.prefetch(value, k * V + _PREFETCH)
+                b.prefetch(weights.values, k * V + _PREFETCH)
                 which = b.register(tirx.Cast(f"int32x{V}", place.vector(k * V, V)), V, "int32").value
-                w = b.register(value.vector(k * V, V), V).value
+                w = weights.vector(k * V, V)
                 for n, (low, high) in enumerate(inputs):
                     looked_up = tirx.call_llvm_pure_intrin(f"float32x{V}", _LOOK_UP, low, which, high)
                     b.set(acc[n][0], acc[n][0].value + w * looked_up)
@@ -77,11 +77,13 @@ def lookup_kernel(form: LookupForm, symbol: str) -> Any:
                     b.set(row[u], row[u + 1].value)
                 b.set(row[-1], oldest)
         for n, row in enumerate(acc):
-            total = row[0].value
-            for u in range(1, sums):
-                total = total + row[u].value
             out = operands.apply(
-                total, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True
+                weights.total(row, i),
+                row=i * V,
+                index=yn * n + i * V,
+                batch=const(0),
+                lanes=V,
+                rows_in_lanes=True,
             )
             b.store(y, yn * n + i * V, out, V)
     return b.function(symbol)
@@ -103,23 +105,23 @@ class LookupTables:
     first: npt.NDArray[np.int32]
     steps: npt.NDArray[np.int32]
     place: npt.NDArray[np.uint8]
-    value: npt.NDArray[np.float32]
+    value: npt.NDArray[Any]
 
 
-def pack_lookup(matrix: npt.NDArray[np.float32]) -> LookupTables:
-    """Pack [M, K], K at least `BUCKET`; the last bucket ends with column K and may overlap the one before."""
-    K = matrix.shape[1]
-    mask = matrix != 0
-    steps = bucket_steps(mask)
-    ends = np.cumsum(steps).reshape(steps.shape)
-    rows, columns = np.nonzero(mask)
-    buckets = columns // BUCKET
-    run = rows * steps.shape[1] + buckets
-    rank = np.arange(len(run)) - np.searchsorted(run, run)
-    step = (ends - steps)[rows // LANES, buckets] + rank
+def pack_lookup(matrix: npt.NDArray[Any]) -> LookupTables:
+    """Pack [M, K] floats or codes, K at least `BUCKET`; the last bucket ends with K, over the one before."""
+    M, K = matrix.shape
+    steps = bucket_steps(matrix != 0)
+    first = (np.cumsum(steps) - steps.reshape(-1)).reshape(steps.shape)
     place = np.zeros((int(steps.sum()), LANES), np.uint8)
-    value = np.zeros(place.shape, np.float32)
-    place[step, rows % LANES] = columns - np.minimum(buckets * BUCKET, K - BUCKET)
-    value[step, rows % LANES] = matrix[rows, columns]
-    first = (ends - steps)[:, 0]
-    return LookupTables(first.astype(np.int32), steps.astype(np.int32), place, value)
+    value = np.zeros(place.shape, matrix.dtype)
+    for start in range(0, M, _SLAB):
+        slab = matrix[start : start + _SLAB]
+        rows, columns = np.nonzero(slab)
+        buckets = columns // BUCKET
+        run = rows * steps.shape[1] + buckets
+        rank = np.arange(len(run)) - np.searchsorted(run, run)
+        step = first[(start + rows) // LANES, buckets] + rank
+        place[step, rows % LANES] = columns - np.minimum(buckets * BUCKET, K - BUCKET)
+        value[step, rows % LANES] = slab[rows, columns]
+    return LookupTables(first[:, 0].astype(np.int32), steps.astype(np.int32), place, value)

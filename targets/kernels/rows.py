@@ -2,7 +2,8 @@
 
 Y[n, m] = epilogue(bias[m] + sum_k W[m, k] X[n, k]) for blocks of `lanes` rows that share a column list; x is
 broadcast. Dense weights need no column list: the matrix streams once, in order. `chains` independent
-accumulators hide the latency of the multiply-add where the columns are few.
+accumulators hide the latency of the multiply-add where the columns are few. Weights of 8 bits are codes; the
+row's scale multiplies their sum.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tvm import tirx
 
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
-from sparsecc.targets.kernels.spmm import FloatArray, IntArray, block_mask
-from sparsecc.targets.tir import KernelBuilder, const, vector_of
+from sparsecc.targets.kernels.spmm import IntArray, block_mask
+from sparsecc.targets.tir import KernelBuilder, Register, const, vector_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class RowsForm:
         columns: N, all in registers at once.
         chains: accumulators per column over which consecutive blocks are dealt out.
         dense: weights hold every column in order.
+        codes: weights are int8 with a scale per row.
     """
 
     columns: int
@@ -33,6 +36,7 @@ class RowsForm:
     dense: bool
     lanes: int
     epilogue: Epilogue
+    codes: bool = False
 
 
 def choose_chains(columns: int, reduction: int, *, dense: bool) -> int:
@@ -44,7 +48,7 @@ def choose_chains(columns: int, reduction: int, *, dense: bool) -> int:
 
 
 def rows_kernel(form: RowsForm, symbol: str) -> Any:
-    """Pointers: start (block runs per row block), [column], value, bias, X, Y, then the epilogue's.
+    """Pointers: start (block runs per row block), [column], value, [scale], bias, X, Y, then the epilogue's.
 
     Scalars: K (rounded up to `chains`), X's strides along k and n, Y's stride along n, then the epilogue's.
     Extent: row blocks. X and Y point at their first element.
@@ -53,13 +57,13 @@ def rows_kernel(form: RowsForm, symbol: str) -> Any:
     V, N, U = form.lanes, form.columns, form.chains
     start = b.pointer("start", "int32") if not form.dense else None
     column = b.pointer("column", "int32") if not form.dense else None
-    value, bias, x, y = b.pointer("value"), b.pointer("bias"), b.pointer("x"), b.pointer("y")
+    weights = RowWeights(b, form.codes)
+    x, y = b.pointer("x"), b.pointer("y")
     operands = EpilogueOperands(b, form.epilogue)
     runs, xk, xn, yn = (b.scalar(n) for n in ("runs", "x_k", "x_n", "y_n"))
     operands.declare_scalars()
     with b.loop(b.end - b.begin, b.begin) as i:
-        zero = vector_of(const(0.0, "float32"), V)
-        acc = [[b.register(bias.vector(i * V, V) if u == 0 else zero, V) for u in range(U)] for _ in range(N)]
+        acc = [weights.sums(i, U, V) for _ in range(N)]
         if start is None or column is None:
             low: Any = b.register(i * runs, dtype="int32").value
             count: Any = runs
@@ -71,18 +75,56 @@ def rows_kernel(form: RowsForm, symbol: str) -> Any:
             for u in range(U):
                 k = run * U + u if column is None else column[at + u]
                 xat = b.register(k * xk, dtype="int32").value
-                w = b.register(value.vector((at + u) * V, V), V).value
+                w = weights.vector((at + u) * V, V)
                 for n in range(N):
                     b.set(acc[n][u], acc[n][u].value + vector_of(x[xat + xn * n], V) * w)
         for n in range(N):
-            total = acc[n][0].value
-            for u in range(1, U):
-                total = total + acc[n][u].value
             out = operands.apply(
-                total, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True
+                weights.total(acc[n], i),
+                row=i * V,
+                index=yn * n + i * V,
+                batch=const(0),
+                lanes=V,
+                rows_in_lanes=True,
             )
             b.store(y, yn * n + i * V, out, V)
     return b.function(symbol)
+
+
+class RowWeights:
+    """The weights of a kernel with lanes along rows, floats or codes, and what becomes of its sums.
+
+    Declares the pointers value, [scale] and bias.
+    """
+
+    def __init__(self, b: KernelBuilder, codes: bool) -> None:
+        self._b = b
+        self.values = b.pointer("value", "int8" if codes else "float32")
+        self._scale = b.pointer("scale") if codes else None
+        self._bias = b.pointer("bias")
+
+    def vector(self, index: Any, lanes: int) -> Any:
+        """The weights from an element on, as floats."""
+        loaded = self.values.vector(index, lanes)
+        if self._scale is not None:
+            loaded = tirx.Cast(f"float32x{lanes}", tirx.Cast(f"int32x{lanes}", loaded))
+        return self._b.register(loaded, lanes).value
+
+    def sums(self, block: Any, count: int, lanes: int) -> list[Register]:
+        """Accumulators of one column; the first starts with the bias where no scale comes behind."""
+        zero = vector_of(const(0.0, "float32"), lanes)
+        first = zero if self._scale is not None else self._bias.vector(block * lanes, lanes)
+        return [self._b.register(first if u == 0 else zero, lanes) for u in range(count)]
+
+    def total(self, sums: list[Register], block: Any) -> Any:
+        """What the accumulators come to, scale and bias included."""
+        total = sums[0].value
+        for other in sums[1:]:
+            total = total + other.value
+        if self._scale is None:
+            return total
+        lanes = sums[0].lanes
+        return total * self._scale.vector(block * lanes, lanes) + self._bias.vector(block * lanes, lanes)
 
 
 @dataclass(frozen=True)
@@ -91,29 +133,29 @@ class RowsTables:
 
     start: IntArray
     column: IntArray
-    value: FloatArray
+    value: npt.NDArray[Any]
     runs: int
     blocks: int
 
 
-def pack_rows(matrix: FloatArray, lanes: int, chains: int, *, dense: bool) -> RowsTables:
-    """Pack [M, K]; dense or the blocks of `lanes` x 1 that hold a nonzero, padded to whole runs of chains."""
+def pack_rows(matrix: npt.NDArray[Any], lanes: int, chains: int, *, dense: bool) -> RowsTables:
+    """Pack [M, K] floats or codes; all blocks of `lanes` x 1 or those with nonzeros, in whole runs."""
     M, K = matrix.shape
     B = -(-M // lanes)
-    padded = np.zeros((B * lanes, K), np.float32)
+    padded = np.zeros((B * lanes, K), matrix.dtype)
     padded[:M] = matrix
     blocks = padded.reshape(B, lanes, K).transpose(0, 2, 1)
     empty: npt.NDArray[np.int32] = np.zeros(0, np.int32)
     if dense:
         runs = -(-K // chains)
-        values = np.zeros((B, runs * chains, lanes), np.float32)
+        values = np.zeros((B, runs * chains, lanes), matrix.dtype)
         values[:, :K] = blocks
         return RowsTables(empty, empty, values.reshape(-1, lanes), runs, B * K)
     mask = block_mask(matrix, lanes)
     counts = -(-mask.sum(axis=1) // chains)
     start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     column = np.zeros(int(start[-1]) * chains, np.int32)
-    value = np.zeros((int(start[-1]) * chains, lanes), np.float32)
+    value = np.zeros((int(start[-1]) * chains, lanes), matrix.dtype)
     for i in range(B):
         columns = np.flatnonzero(mask[i])
         at = int(start[i]) * chains

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from sparsecc.ir import encoding_of
+from sparsecc.ir.quantized import codes_of
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, pack_csr
 from sparsecc.targets.kernels.lookup import LookupForm, lookup_kernel, pack_lookup
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
@@ -100,10 +101,16 @@ def _few_columns(
     x = _require(low, x_value, shape, weights.transposed_input, unit=False)
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
+    quantized = codes_of(matrix)
     choice = choose_rows(
-        matrix, N, low.machine, dense_only=low.keep_dense(call.name), contiguous=view.strides[1] == 1
+        matrix,
+        N,
+        low.machine,
+        dense_only=low.keep_dense(call.name),
+        contiguous=view.strides[1] == 1,
+        codes=quantized is not None,
     )
-    symbol, tables, scalars = _rows_kernel(low, choice, matrix, N, view.strides[1], tail)
+    symbol, tables, scalars = _rows_kernel(low, choice, matrix, quantized, N, view.strides[1], tail)
     extra = residuals(low, tail, y.layout)
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
     step = low.step(
@@ -115,12 +122,19 @@ def _few_columns(
     )  # fmt: skip
     kernels = {"blocks": f"sparse {choice.rows}x1", "lookup": "sparse lookup", "csr": "sparse CSR"}
     kernel = kernels.get(choice.kind, "dense")
-    label = f"{kernel}, {N} column{'s' if N > 1 else ''}"
+    stored = "int8 " if quantized is not None and choice.kind != "csr" else ""
+    label = f"{stored}{kernel}, {N} column{'s' if N > 1 else ''}"
     _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, step)
 
 
 def _rows_kernel(
-    low: Lowering, choice: RowsChoice, matrix: FloatArray, columns: int, x_k: int, tail: Tail
+    low: Lowering,
+    choice: RowsChoice,
+    matrix: FloatArray,
+    quantized: tuple[npt.NDArray[np.int8], FloatArray] | None,
+    columns: int,
+    x_k: int,
+    tail: Tail,
 ) -> tuple[str, list[Pointer], list[int]]:
     """The kernel for few columns: (symbol, pointers of its tables, scalars before X's stride along n)."""
     if choice.kind == "csr":
@@ -128,19 +142,23 @@ def _rows_kernel(
         packed = pack_csr(matrix, choice.rows, form.chains)
         symbol = low.kernel("csr", form, lambda s: csr_kernel(form, s))
         return symbol, low.pack(packed.start, packed.column, packed.value), [x_k]
+    weights, scales = matrix, []
+    if quantized is not None:
+        weights = quantized[0]
+        scales = [np.pad(quantized[1], (0, padded_rows_of(len(matrix)) - len(matrix)))]
     if choice.kind == "lookup":
-        lookup_form = LookupForm(columns, tail.epilogue)
-        found = pack_lookup(matrix)
+        lookup_form = LookupForm(columns, tail.epilogue, quantized is not None)
+        found = pack_lookup(weights)
         symbol = low.kernel("lookup", lookup_form, lambda s: lookup_kernel(lookup_form, s))
-        arrays = (found.first, found.steps, found.place, found.value)
+        arrays = (found.first, found.steps, found.place, found.value, *scales)
         return symbol, low.pack(*arrays), [found.steps.shape[1], matrix.shape[1]]
     dense = choice.kind == "dense"
     chains = choose_chains(columns, matrix.shape[1], dense=dense)
-    tables = pack_rows(matrix, choice.rows, chains, dense=dense)
-    rows_form = RowsForm(columns, chains, dense, choice.rows, tail.epilogue)
+    tables = pack_rows(weights, choice.rows, chains, dense=dense)
+    rows_form = RowsForm(columns, chains, dense, choice.rows, tail.epilogue, quantized is not None)
     symbol = low.kernel("rows", rows_form, lambda s: rows_kernel(rows_form, s))
     index_tables = [] if dense else [tables.start, tables.column]
-    return symbol, low.pack(*index_tables, tables.value), [tables.runs, x_k]
+    return symbol, low.pack(*index_tables, tables.value, *scales), [tables.runs, x_k]
 
 
 def _many_columns(

@@ -153,20 +153,28 @@ class RowsChoice:
 
 
 def choose_rows(
-    matrix: FloatArray, columns: int, machine: Machine, *, dense_only: bool, contiguous: bool = True
+    matrix: FloatArray,
+    columns: int,
+    machine: Machine,
+    *,
+    dense_only: bool,
+    contiguous: bool = True,
+    codes: bool = False,
 ) -> RowsChoice:
     """The cheapest form for few columns, on the nonzeros that are there.
 
     Args:
         contiguous: the inputs of one column lie one behind the other.
+        codes: the weights are int8, except in CSR.
     """
     model = vector_machine(machine)
     lanes = machine.lanes
     rows, reduction = matrix.shape
+    value_bytes = 1 if codes else 4
     heights = [height for height in (lanes, lanes // 2, lanes // 4) if height >= 4]
 
     def seconds(stored: int, height: int, *, dense: bool) -> float:
-        return rows_seconds(stored, columns, height, model, dense=dense)
+        return rows_seconds(stored, columns, height, model, dense=dense, value_bytes=value_bytes)
 
     dense_by_height = {h: seconds(-(-rows // h) * reduction, h, dense=True) for h in heights}
     dense_height = min(heights, key=dense_by_height.__getitem__)  # of equals the first, whole vectors
@@ -179,7 +187,7 @@ def choose_rows(
         candidates.append(RowsChoice("blocks", height, seconds(stored, height, dense=False), dense))
     if contiguous and lanes == LANES and reduction >= BUCKET:
         steps = bucket_steps(matrix != 0)
-        looked_up = lookup_seconds(int(steps.sum()), steps.size, columns, model)
+        looked_up = lookup_seconds(int(steps.sum()), steps.size, columns, model, value_bytes)
         candidates.append(RowsChoice("lookup", lanes, looked_up, dense))
     if reduction <= MAX_COLUMN:
         chains = csr_chains(columns)

@@ -96,6 +96,21 @@ def test_sparsify(cli: Cli, network: Path, tmp_path: Path) -> None:
     assert cli("sparsify", network, "-o", out, "--pattern", "2:4", "--force").code == 0
 
 
+def test_quantize(cli: Cli, network: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.onnx"
+    found = cli("quantize", network, "-o", out, "--skip", "w2")
+    assert found.code == 0, found.err
+    rows = {line.split()[0]: line for line in found.out.splitlines() if line.strip()}
+    assert "is skipped by name" in rows["w2"]
+    assert "under min-size 1024" in rows["w3"]
+    assert "int8 with a scale per output" in found.out
+    assert out.stat().st_size < network.stat().st_size
+    assert cli("compile", out, "-o", tmp_path / "m.scc", "--no-measure").code == 0
+    refused = cli("quantize", network, "-o", out)
+    assert refused.code == 2
+    assert "--force" in refused.sentence()
+
+
 def test_compile_run_and_compare(cli: Cli, network: Path, tmp_path: Path) -> None:
     sparse, out, result = tmp_path / "sparse.onnx", tmp_path / "m.scc", tmp_path / "y.npz"
     cli("sparsify", network, "-o", sparse, "--pattern", "unstructured", "--sparsity", "0.7")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from harness import Buffer, call, load_kernels
 from networks import PATTERNS, Array, pruned
 
 from sparsecc.compiler import generator_version
+from sparsecc.ir.quantized import quantize_rows
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, csr_rounds, pack_csr
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
@@ -113,4 +116,38 @@ def test_csr(columns: int, pattern: str) -> None:
             function[symbol], pointers, [1, matrix.shape[1], y.layout.strides[0], 0], -(-len(matrix) // LANES)
         )
         wanted = expected_of(matrix, x, residual, bias, scale)
+        np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])
+@pytest.mark.parametrize("kind", ["dense", "blocks", "lookup"])
+def test_codes(columns: int, kind: str) -> None:
+    """int8 weights with a scale per row: as the floats that they stand for."""
+    rng = np.random.default_rng(5)
+    for shape in ((1, 32), (37, 70)):
+        matrix = pruned(rng.standard_normal(shape), "unstructured 70", rng).astype(np.float32)
+        codes, scale = quantize_rows(matrix)
+        wide = np.pad(scale, (0, round_up(len(scale), LANES) - len(scale)))
+        x, y, residual, bias, factor = operands(matrix, columns, feature_major=False)
+        xn, xk = x.layout.strides
+        if kind == "lookup":
+            found = pack_lookup(codes)
+            form: LookupForm | RowsForm = LookupForm(columns, EPILOGUE, codes=True)
+            arrays = [found.first, found.steps, found.place, found.value]
+            scalars = [found.steps.shape[1], shape[1], xn]
+        else:
+            chains = choose_chains(columns, shape[1], dense=kind == "dense")
+            tables = pack_rows(codes, LANES, chains, dense=kind == "dense")
+            form = RowsForm(columns, chains, kind == "dense", LANES, EPILOGUE, codes=True)
+            arrays = [tables.value] if kind == "dense" else [tables.start, tables.column, tables.value]
+            scalars = [tables.runs, xk, xn]
+        symbol = structural_name("codes", form)
+
+        def build(form: LookupForm | RowsForm = form, symbol: str = symbol) -> Any:
+            return lookup_kernel(form, symbol) if isinstance(form, LookupForm) else rows_kernel(form, symbol)
+
+        made = load_kernels({symbol: build}, generator_version())
+        pointers = [*arrays, wide, bias, x, y, factor, residual]
+        call(made[symbol], pointers, [*scalars, y.layout.strides[0], 0], -(-len(matrix) // LANES))
+        wanted = expected_of(codes * scale[:, None], x, residual, bias, factor)
         np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,96 @@
+"""Weights of 8 bits from quantising to running: artifacts compute what the nodes say, from less memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantFormat, QuantType
+from onnxruntime.quantization.calibrate import CalibrationDataReader
+from onnxruntime.quantization.quantize import quantize_static
+
+import sparsecc
+from sparsecc.ir.evaluate import evaluate
+from sparsecc.passes.hooks import relative_difference
+
+
+def network(columns: int) -> ir.Model:
+    """Two linear layers with a ReLU and a residual sum."""
+    rng = np.random.default_rng(0)
+    shapes = {"a.weight": (96, 64), "b.weight": (64, 96), "a.bias": (96,), "b.bias": (64,)}
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Gemm", ["x", "a.weight", "a.bias"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "b.weight", "b.bias"], ["g"], transB=1),
+        helper.make_node("Add", ["g", "x"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [columns, 64]) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    opsets = [helper.make_opsetid("", 20)]
+    return sparsecc.capture(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+@pytest.mark.parametrize("pattern", ["dense", "unstructured", "4x1", "16x1"])
+@pytest.mark.parametrize("columns", [1, 5, 20])
+def test_compiles_to_what_the_nodes_say(pattern: str, columns: int, tmp_path: Path) -> None:
+    model = network(columns)
+    if pattern != "dense":
+        model = sparsecc.sparsify(model, pattern, 0.75, min_size=0).model
+    small = sparsecc.quantize(model)
+    assert small.bytes_after < 0.35 * small.bytes_before
+    artifact = sparsecc.compile(small.model, out=tmp_path / "m.scc", measure=False)
+    plain = sparsecc.compile(model, out=tmp_path / "plain.scc", measure=False)
+    few = columns <= 8
+    assert [layer.kernel.startswith("int8 ") for layer in artifact.report.layers] == [few, few]
+    assert not any(layer.kernel.startswith("int8 ") for layer in plain.report.layers)
+    rounded_to_zero = artifact.report.zeros - plain.report.zeros
+    assert 0 <= rounded_to_zero < 0.01 * artifact.report.weights
+    if few:
+        assert artifact.manifest.weights_bytes < 0.75 * plain.manifest.weights_bytes
+    inputs = {"x": np.random.default_rng(1).standard_normal((columns, 64)).astype(np.float32)}
+    with artifact.load() as session:
+        found = session.run(inputs)
+    expected = evaluate(small.model, inputs)
+    assert relative_difference(found["y"], expected["y"]) < 1e-5
+    unquantised = evaluate(model, inputs)
+    assert 1e-4 < relative_difference(found["y"], unquantised["y"]) < 3e-2
+
+
+class _Samples(CalibrationDataReader):
+    def __init__(self) -> None:
+        rng = np.random.default_rng(2)
+        self._left = [{"x": rng.standard_normal((3, 64)).astype(np.float32)} for _ in range(4)]
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return self._left.pop() if self._left else None
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_models_that_others_quantised(per_channel: bool, tmp_path: Path) -> None:
+    """QDQ nodes of ONNX Runtime's static quantisation: activations keep theirs, weights run as int8."""
+    source, target = tmp_path / "float.onnx", tmp_path / "qdq.onnx"
+    ir.save(network(3), source)
+    quantize_static(
+        source, target, _Samples(), quant_format=QuantFormat.QDQ, per_channel=per_channel,
+        weight_type=QuantType.QInt8,
+    )  # fmt: skip
+    artifact = sparsecc.compile(target, out=tmp_path / "m.scc", measure=False)
+    assert [layer.kernel.partition(" ")[0] for layer in artifact.report.layers] == ["int8", "int8"]
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    reference = onnxruntime.InferenceSession(target, options, ["CPUExecutionProvider"])
+    inputs = {"x": np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)}
+    (expected,) = reference.run(None, inputs)
+    with artifact.load() as session:
+        (found,) = session.run(inputs).values()
+    step = np.abs(expected).max() / 127
+    assert np.abs(found - expected).max() <= 1.01 * step  # a sum at the edge of two codes may take either
+    assert np.mean(np.abs(found - expected) > 0.01 * step) < 0.02
