@@ -3,6 +3,7 @@
 #   make test    all tests            make lint   ruff and pyright
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
 #   make bench-kernels  single layers against ONNX Runtime's own kernels: benchmarks/results/kernels.json
+#   make decode         a language model's linear layers, token by token: benchmarks/results/decode.json
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
 #   make accuracy       what pruning costs on real weights: docs/accuracy.md; TASKS= for some; resumes
@@ -29,7 +30,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench bench-kernels pruning accuracy coverage coverage-wide permutation clean
+.PHONY: help env demo test lint format models bench bench-kernels decode pruning accuracy coverage coverage-wide permutation clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -68,6 +69,9 @@ bench: $(STAMP)
 
 bench-kernels: $(STAMP)
 	$(BIN)/python -m benchmarks.kernels
+
+decode: $(STAMP)
+	$(BIN)/python -m benchmarks.decode
 
 permutation: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.permutation $(MODELS)
