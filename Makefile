@@ -4,6 +4,7 @@
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
 #   make bench-kernels  single layers against ONNX Runtime's own kernels: benchmarks/results/kernels.json
 #   make decode         a language model's linear layers, token by token: benchmarks/results/decode.json
+#   make threads        two threads against one on whole networks: benchmarks/results/threads.json
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
 #   make accuracy       what pruning costs on real weights: docs/accuracy.md; TASKS= for some; resumes
@@ -30,7 +31,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench bench-kernels decode pruning accuracy coverage coverage-wide permutation clean
+.PHONY: help env demo test lint format models bench bench-kernels decode threads pruning accuracy coverage coverage-wide permutation clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -72,6 +73,9 @@ bench-kernels: $(STAMP)
 
 decode: $(STAMP)
 	$(BIN)/python -m benchmarks.decode
+
+threads: $(STAMP)
+	$(BIN)/python -m benchmarks.threads $(MODELS)
 
 permutation: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.permutation $(MODELS)

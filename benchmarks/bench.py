@@ -21,7 +21,7 @@ from typing import Any
 import onnx_ir as ir
 
 import sparsecc
-from benchmarks.models import MODELS, inputs_of, onnx_file
+from benchmarks.models import BENCHED, inputs_of, onnx_file
 from sparsecc.errors import SparseccError
 from sparsecc.side_by_side import side_by_side
 
@@ -53,21 +53,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; all by default")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(BENCHED)}; all by default")
     parser.add_argument("--all-patterns", action="store_true", help="50 %%, 2x1 and 2:4 too")
     parser.add_argument("--runs", type=int, default=100, help="of each side (%(default)s)")
     args = parser.parse_args()
-    unknown = [name for name in args.models if name not in MODELS]
+    unknown = [name for name in args.models if name not in BENCHED]
     if unknown:
-        parser.error(f"there is no model {', '.join(unknown)}; models are {', '.join(MODELS)}")
+        parser.error(f"there is no model {', '.join(unknown)}; models are {', '.join(BENCHED)}")
     columns = {**COLUMNS, **FURTHER} if args.all_patterns else COLUMNS
     RESULTS.mkdir(exist_ok=True)
     failed = 0
-    for name in args.models or MODELS:
+    for name in args.models or BENCHED:
         found = _bench(name, columns, args.runs)
         failed += sum("error" in row for row in found["columns"].values())
         (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    files = [RESULTS / f"{name}.json" for name in sorted(MODELS)]
+    files = [RESULTS / f"{name}.json" for name in sorted(BENCHED)]
     results = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
     draw(results, RESULTS / "ratios.png")
     if not failed:
