@@ -81,7 +81,7 @@ def main() -> int:
         ir.save(sparsecc.quantize(model).model, small)
         for pattern, options in PATTERNS.items():
             sparse = model if options is None else sparsecc.sparsify(model, *options).model
-            for precision in ("float32", "int8"):
+            for precision in ("float32", "int8", "int4") if options is None else ("float32", "int8"):
                 row = _row(sparse, precision, inputs, (dense, small), folder / "m.scc", args.runs)
                 rows.append({"pattern": pattern, **row})
                 print(
@@ -116,8 +116,8 @@ def _row(
     model: ir.Model, precision: str, inputs: Json, peers: tuple[Path, Path], out: Path, runs: int
 ) -> Json:
     """One pattern in one precision: times, ratios to both peers, errors to what the nodes say."""
-    if precision == "int8":
-        model = sparsecc.quantize(model).model
+    if precision != "float32":
+        model = sparsecc.quantize(model, int(precision.removeprefix("int"))).model
     artifact = sparsecc.compile(model, out=out, overwrite=True)
     with pinned(1), artifact.load(threads=1) as session:
         others = [OnnxRuntime(path, 1) for path in peers]

@@ -12,11 +12,19 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.errors import Refusal, VerificationError
-from sparsecc.ir.edit import add_initializer, constant_of, fresh_name, is_output, owner_graph, used_names
+from sparsecc.ir.edit import (
+    add_initializer,
+    constant_tensor,
+    fresh_name,
+    is_output,
+    owner_graph,
+    used_names,
+)
+from sparsecc.ir.evaluate import evaluate
+from sparsecc.ir.opset import IR_VERSION, OPSET
 from sparsecc.ir.provenance import inherit, record
 from sparsecc.ir.verify import node_text
 from sparsecc.passes.base import Context, Pass, PassResult
-from sparsecc.passes.fold_constants import evaluate_node
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,11 @@ class FoldDequantize(Pass):
         for node in list(model.graph.all_nodes()):
             if node.op_type != "DequantizeLinear" or node.domain != "" or is_output(node.outputs[0]):
                 continue
-            arrays = [None if value is None else constant_of(value) for value in node.inputs]
-            if any(a is None for a, v in zip(arrays, node.inputs, strict=True) if v is not None):
+            tensors = [constant_tensor(value) for value in node.inputs]
+            if any(t is None for t, v in zip(tensors, node.inputs, strict=True) if v is not None):
                 continue
             try:
-                (floats,) = evaluate_node(node, arrays)
+                floats = _computed(node, tensors)
             except VerificationError as error:
                 where = node.name or node.op_type
                 reason = f"{node_text(node)} cannot be evaluated: {error}"
@@ -52,6 +60,23 @@ class FoldDequantize(Pass):
             folded += 1
         notes = (f"turned {folded} quantised constants back into floats",) if folded else ()
         return PassResult(bool(folded), tuple(refusals), notes)
+
+
+def _computed(node: ir.Node, tensors: list[ir.TensorProtocol | None]) -> np.ndarray:
+    """The node's result by ONNX Runtime; its inputs are initializers, since it takes none of 4 bits."""
+    values = [None if tensor is None else _initializer(f"i{i}", tensor) for i, tensor in enumerate(tensors)]
+    copy = ir.Node("", node.op_type, values, dict(node.attributes), num_outputs=1, name="node")
+    copy.outputs[0].name, copy.outputs[0].type = "o", node.outputs[0].type
+    known = [value for value in values if value is not None]
+    graph = ir.Graph(
+        [], copy.outputs, nodes=[copy], initializers=known, opset_imports={"": OPSET}, name="fold"
+    )
+    return evaluate(ir.Model(graph, ir_version=IR_VERSION), {})["o"]
+
+
+def _initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
 
 
 def _replace(node: ir.Node, floats: np.ndarray, taken: set[str]) -> None:

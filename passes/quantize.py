@@ -1,6 +1,7 @@
-"""Store weights as int8 with one scale per output: a quarter of the bytes, computed in float32.
+"""Store weights in 8 or 4 bits: a quarter or a sixth of the bytes, computed in float32.
 
-w: float32 -> DequantizeLinear(round(w / s): int8, s), s = max |row| / 127
+8 bits: w -> DequantizeLinear(round(w / s): int8, s), s = max |row| / 127
+4 bits: w -> DequantizeLinear(round(w / s): int4, s), s = max |32 inputs of a row| / 7
 """
 
 from __future__ import annotations
@@ -9,43 +10,50 @@ import fnmatch
 from dataclasses import dataclass
 from typing import ClassVar
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from sparsecc.errors import Refusal, UsageError
 from sparsecc.ir.edit import add_initializer, constant_of, fresh_name, used_names
-from sparsecc.ir.encoding import as_matrix, from_matrix
+from sparsecc.ir.encoding import as_matrix, encoding_of, fits, from_matrix, set_encoding, tagged_encoding
 from sparsecc.ir.provenance import inherit, record, source_name
-from sparsecc.ir.quantized import quantize_rows
+from sparsecc.ir.quantized import BLOCK, LARGEST, quantize_matrix
 from sparsecc.ir.weights import WeightUse, weight_uses
 from sparsecc.passes.base import Context, Pass, PassResult
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Weight-only int8, symmetric, with the largest magnitude of each output at 127 (ONNX QuantizeLinear-23).
+    """Weight-only, symmetric, the largest magnitude of those that share a scale at 127 or 7.
 
-    Zeros stay zeros, so what is sparse stays sparse: quantise last. Depthwise convolutions, weights that
-    other ops read too, weights that are not float32, and layers that are skipped or too small are refusals.
+    Follows ONNX QuantizeLinear-23. With 8 bits each output has a scale, with 4 bits every 32 inputs of an
+    output. Zeros stay zeros, so what is sparse stays sparse: quantise last. Depthwise convolutions, weights
+    that other ops read too, weights that are not float32, and layers that are skipped or too small are
+    refusals; with 4 bits convolutions and layers whose inputs 32 does not divide, too.
 
     Options:
+        bits: 8 or 4.
         skip: layer or parameter names to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
     """
 
+    bits: int = 8
     skip: tuple[str, ...] = ()
     min_size: int = 1024
 
     name: ClassVar[str] = "quantize"
-    summary: ClassVar[str] = "store weights as int8 with a scale per output"
+    summary: ClassVar[str] = "store weights in 8 or 4 bits"
     keeps_numbers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if self.bits not in LARGEST:
+            raise UsageError(f"option bits of pass quantize is 8 or 4, not {self.bits}")
         if self.min_size < 0:
             raise UsageError(f"option min-size of pass quantize must not be negative, not {self.min_size}")
 
     def apply(self, model: ir.Model, ctx: Context) -> PassResult:
-        """Replace weights by int8 ones with a DequantizeLinear behind them."""
+        """Replace weights by codes with a DequantizeLinear behind them."""
         taken = used_names(model)
         refusals: list[Refusal] = []
         uses: dict[ir.Value, list[WeightUse]] = {}
@@ -55,11 +63,12 @@ class Quantize(Pass):
         for value, found in uses.items():
             refusal = self._refusal(found)
             if refusal is None:
-                _quantize(value, found[0].axis, taken)
+                _quantize(value, found[0].axis, self.bits, taken)
                 done += 1
             else:
                 refusals.append(refusal)
-        notes = (f"{done} weights are int8 with a scale per output",) if done else ()
+        scales = "output" if self.bits == 8 else f"{BLOCK} inputs of an output"
+        notes = (f"{done} weights are int{self.bits} with a scale per {scales}",) if done else ()
         return PassResult(bool(done), tuple(refusals), notes)
 
     def _refusal(self, uses: list[WeightUse]) -> Refusal | None:
@@ -78,20 +87,31 @@ class Quantize(Pass):
             return Refusal(reason, layer, "too-small")
         if array.dtype != np.float32:
             return Refusal(f"{layer} holds {array.dtype}, not float32", layer, "type")
+        if self.bits == 4 and (array.ndim != 2 or array.shape[1 - use.axis] % BLOCK):
+            reason = f"{layer} has no blocks of {BLOCK} inputs, as matrices whose inputs it divides have"
+            return Refusal(reason, layer, "indivisible")
         return None
 
 
-def _quantize(value: ir.Value, axis: int, taken: set[str]) -> None:
+def _quantize(value: ir.Value, axis: int, bits: int, taken: set[str]) -> None:
     array, graph = constant_of(value), value.graph
     assert array is not None and isinstance(graph, ir.Graph)
     name = value.name or "weight"
-    codes, scale = quantize_rows(as_matrix(array, axis))
-    stored = add_initializer(graph, fresh_name(taken, f"{name}.int8"), from_matrix(codes, array.shape, axis))
+    found = quantize_matrix(as_matrix(array, axis), bits)
+    codes, scale = from_matrix(found.codes, array.shape, axis), found.scale
+    attributes = [ir.AttrInt64("axis", axis)]
+    if bits == 4:
+        codes, scale = codes.astype(ml_dtypes.int4), scale if axis == 0 else np.ascontiguousarray(scale.T)
+        attributes = [ir.AttrInt64("axis", 1 - axis), ir.AttrInt64("block_size", BLOCK)]
+    stored = add_initializer(graph, fresh_name(taken, f"{name}.int{bits}"), codes)
     scales = add_initializer(graph, fresh_name(taken, f"{name}.scale"), scale)
     inherit(stored, value)
+    tag = tagged_encoding(stored)
+    if tag is not None and not fits(codes, tag, axis):  # small weights may have become zeros
+        set_encoding(stored, encoding_of(codes, axis))
     record(stored, Quantize.name)
     node = ir.Node(
-        "", "DequantizeLinear", [stored, scales], [ir.AttrInt64("axis", axis)], num_outputs=1,
+        "", "DequantizeLinear", [stored, scales], attributes, num_outputs=1,
         name=fresh_name(taken, f"{name}.dequantize"),
     )  # fmt: skip
     result = node.outputs[0]

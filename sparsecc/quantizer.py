@@ -14,7 +14,7 @@ from sparsecc.passes.quantize import Quantize
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """A copy of a model with weights of 8 bits.
+    """A copy of a model with weights of few bits.
 
     Attributes:
         model: the copy.
@@ -30,21 +30,24 @@ class QuantizeResult:
     bytes_after: int
 
 
-def quantize(model: ir.Model, *, skip: Sequence[str] = (), min_size: int = 1024) -> QuantizeResult:
-    """Store weights as int8 with one float32 scale per output, on a copy; zeros stay zeros.
+def quantize(
+    model: ir.Model, bits: int = 8, *, skip: Sequence[str] = (), min_size: int = 1024
+) -> QuantizeResult:
+    """Store weights in 8 bits with a scale per output, or in 4 with one per 32 inputs, on a copy.
 
-    Products are computed in float32. Linear layers with up to 8 columns, as a decoder has them, read the
-    int8 weights and are limited by memory four times later; all others are turned back when compiling.
+    Zeros stay zeros. Products are computed in float32. Linear layers with up to 8 columns, as a decoder has
+    them, read the small weights, as memory limits them; all others are turned back when compiling.
 
     Args:
         model: as `sparsecc.capture` gives it, sparse already if it shall be sparse; not changed.
+        bits: 8, or 4 for matrices whose inputs 32 divides.
         skip: names of layers or parameters to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
 
     Raises:
-        UsageError: `min_size` is negative.
+        UsageError: `bits` is neither 8 nor 4, or `min_size` is negative.
     """
-    item = Quantize(tuple(skip), min_size)
+    item = Quantize(bits, tuple(skip), min_size)
     copy = model.clone()
     before = _bytes_of(copy)
     result = item.apply(copy, Context())

@@ -1,4 +1,4 @@
-"""`sparsecc quantize`: stores weights as int8 with a scale per output and writes an .onnx file."""
+"""`sparsecc quantize`: stores weights in 8 or 4 bits and writes an .onnx file."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from sparsecc.cli.progress import Progress
 from sparsecc.cli.table import table
 
 _DETAILS = """\
-Symmetric, the largest weight of each output at 127; nothing is calibrated, activations stay float32. The file
-shrinks to about a quarter. Linear layers with few columns run on the int8 weights; others are turned back to
-float32 by `compile`. Sparsify first: zeros stay zeros."""
+Symmetric: 8 bits with a scale per output, or 4 bits with one per 32 inputs of an output. Nothing is
+calibrated, activations stay float32. Linear layers with few columns run on the small weights; others are
+turned back to float32 by `compile`. Sparsify first: zeros stay zeros."""
 _EXAMPLES = """\
   sparsecc quantize sparse.onnx -o small.onnx
-  sparsecc quantize model.onnx -o small.onnx --skip 'head*'"""
+  sparsecc quantize model.onnx -o small.onnx --skip 'head*'
+  sparsecc quantize decoder.onnx -o small.onnx --bits 4"""
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = add_verb(verbs, "quantize", "store weights as int8", _DETAILS, _EXAMPLES)
+    parser = add_verb(verbs, "quantize", "store weights in 8 or 4 bits", _DETAILS, _EXAMPLES)
     add_source(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .onnx file to write")
     parser.add_argument("-f", "--force", action="store_true", help="replace it if it exists")
+    parser.add_argument("--bits", type=int, default=8, choices=(8, 4), help="of a weight (%(default)s)")
     parser.add_argument(
         "--skip", action="append", default=[], metavar="GLOB", help="layers to leave alone (may be repeated)"
     )
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         progress("capture", 0, 1)
         model = read_model(args.source, shapes)
         progress("quantize", 0, 1)
-        result = quantize(model, skip=args.skip, min_size=args.min_size)
+        result = quantize(model, args.bits, skip=args.skip, min_size=args.min_size)
         progress("write", 0, 1)
         size = write_model(result.model, args.out)
     if result.refusals:

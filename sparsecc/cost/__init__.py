@@ -5,8 +5,17 @@ from sparsecc.cost.model import (
     VectorMachine,
     csr_seconds,
     lookup_seconds,
+    nibbles_seconds,
     rows_seconds,
     spmm_seconds,
 )
 
-__all__ = ["SpmmShape", "VectorMachine", "csr_seconds", "lookup_seconds", "rows_seconds", "spmm_seconds"]
+__all__ = [
+    "SpmmShape",
+    "VectorMachine",
+    "csr_seconds",
+    "lookup_seconds",
+    "nibbles_seconds",
+    "rows_seconds",
+    "spmm_seconds",
+]

@@ -1,46 +1,90 @@
-"""Weights on a grid of 8 bits with one scale per row: made, and found again in float32 values."""
+"""Weights on a grid of 8 or 4 bits: made, and found again in the float32 values that they stand for.
+
+8 bits have one scale per row. 4 bits have one per block of 32 columns of a row, as llama.cpp's Q4_0 has.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST = 127
+Codes = NDArray[np.int8]
+Floats = NDArray[np.float32]
+
+BLOCK = 32
+"""Columns that share a scale of 4-bit weights."""
+LARGEST = {8: 127, 4: 7}
+"""Bits -> the largest code; the least is its negative, so that the grid is symmetric."""
 _ROUNDING = 1e-3  # of a step; products of a code and a scale in float32 stay far below
 
 
-def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Codes [M, K] and scales [M] from [M, K]: w = code * scale, the largest of a row at 127 or -127."""
-    scale = (np.abs(matrix).max(axis=1, initial=0.0) / LARGEST).astype(np.float32)
-    scale[scale == 0] = 1.0
-    codes = np.clip(np.rint(matrix / scale[:, None]), -LARGEST, LARGEST)
-    return codes.astype(np.int8), scale
+@dataclass(frozen=True)
+class Quantized:
+    """What a matrix [M, K] is on a grid: w = code * scale.
 
-
-def codes_of(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
-    """The codes and scales that `matrix` was computed from, whoever quantised it; None where it was not.
-
-    A row's largest magnitude, or that of the whole tensor, is taken to be 127 steps or, as some tools leave
-    it, 128. Rows whose values then all are whole steps are quantised; all rows must be.
+    Attributes:
+        bits: 8 or 4.
+        codes: [M, K].
+        scale: [M] for 8 bits, [M, K / 32] for 4.
     """
-    if not matrix.size or _scales(matrix[:1], matrix) is None:
-        return None
-    scale = _scales(matrix, matrix)
-    if scale is None:
-        return None
-    return np.rint(matrix / scale[:, None]).astype(np.int8), scale
+
+    bits: int
+    codes: Codes
+    scale: Floats
 
 
-def _scales(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32] | None:
+def quantize_matrix(matrix: Floats, bits: int) -> Quantized:
+    """Round [M, K] to a grid with the largest magnitude of each row or block at the largest code.
+
+    For 4 bits K must be a multiple of `BLOCK`.
+    """
+    rows, largest = _rows_of(matrix, bits), LARGEST[bits]
+    scale = (np.abs(rows).max(axis=1, initial=0.0) / largest).astype(np.float32)
+    scale[scale == 0] = 1.0
+    return _shaped(matrix, bits, np.clip(np.rint(rows / scale[:, None]), -largest, largest), scale)
+
+
+def quantized_of(matrix: Floats) -> Quantized | None:
+    """What `matrix` was computed from, whoever quantised it; None where it was not.
+
+    The largest magnitude of a row or block, or for 8 bits of the whole tensor, is taken to be 127 or 7 steps
+    or, as some tools leave it, 128 or 8. Where that puts all values on whole steps, they are quantised.
+    """
+    for bits in (8, 4):
+        if not matrix.size or (bits == 4 and matrix.shape[1] % BLOCK):
+            continue
+        rows = _rows_of(matrix, bits)
+        scale = _scales(rows[:1], matrix, bits)
+        scale = None if scale is None else _scales(rows, matrix, bits)
+        if scale is not None:
+            return _shaped(matrix, bits, np.rint(rows / scale[:, None]), scale)
+    return None
+
+
+def _rows_of(matrix: Floats, bits: int) -> Floats:
+    """What shares a scale, one behind the other."""
+    return matrix if bits == 8 else matrix.reshape(-1, BLOCK)
+
+
+def _shaped(matrix: Floats, bits: int, codes: Floats, scale: Floats) -> Quantized:
+    wide = scale if bits == 8 else scale.reshape(len(matrix), -1)
+    return Quantized(bits, codes.astype(np.int8).reshape(matrix.shape), wide)
+
+
+def _scales(rows: Floats, matrix: Floats, bits: int) -> Floats | None:
     """A scale for each of `rows` that puts its values on whole steps; `matrix` holds them among others."""
-    of_rows = np.abs(rows).max(axis=1)
     found = np.zeros(len(rows), np.float32)
-    for largest in (of_rows, np.full_like(of_rows, max(matrix.max(), -matrix.min()))):
-        for steps in (LARGEST, LARGEST + 1):
+    candidates = [np.abs(rows).max(axis=1)]
+    if bits == 8:
+        candidates.append(np.full_like(candidates[0], max(matrix.max(), -matrix.min())))
+    for largest in candidates:
+        for steps in (LARGEST[bits], LARGEST[bits] + 1):
             scale = np.where(largest > 0, largest / steps, 1.0).astype(np.float32)
             exact = rows / scale[:, None]
             codes = np.rint(exact)
-            whole = (np.abs(exact - codes).max(axis=1) <= _ROUNDING) & (codes.max(axis=1) <= LARGEST)
+            whole = (np.abs(exact - codes).max(axis=1) <= _ROUNDING) & (codes.max(axis=1) <= LARGEST[bits])
             found = np.where((found == 0) & whole, scale, found)
         if found.all():
             return found

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from sparsecc.ir import encoding_of
-from sparsecc.ir.quantized import codes_of
+from sparsecc.ir.quantized import Quantized, quantized_of
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, pack_csr
 from sparsecc.targets.kernels.lookup import LookupForm, lookup_kernel, pack_lookup
+from sparsecc.targets.kernels.nibbles import NibblesForm, nibbles_kernel, pack_nibbles
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, tail_of
@@ -101,20 +102,20 @@ def _few_columns(
     x = _require(low, x_value, shape, weights.transposed_input, unit=False)
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
-    quantized = codes_of(matrix)
+    quantized = quantized_of(matrix)
     choice = choose_rows(
         matrix,
         N,
         low.machine,
         dense_only=low.keep_dense(call.name),
         contiguous=view.strides[1] == 1,
-        codes=quantized is not None,
+        bits=32 if quantized is None else quantized.bits,
     )
     symbol, tables, scalars = _rows_kernel(low, choice, matrix, quantized, N, view.strides[1], tail)
     extra = residuals(low, tail, y.layout)
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
     step = low.step(
-        call.name, choice.kind if choice.kind in ("lookup", "csr") else "rows", symbol,
+        call.name, choice.kind if choice.kind in ("lookup", "csr", "nibbles") else "rows", symbol,
         [*tables, *low.pack(bias), at_origin(x), at_origin(y),
          *row_operand_pointers(low, tail), *map(at_origin, extra)],
         [*scalars, view.strides[0], y_n, *(0 for _ in extra)],
@@ -122,7 +123,7 @@ def _few_columns(
     )  # fmt: skip
     kernels = {"blocks": f"sparse {choice.rows}x1", "lookup": "sparse lookup", "csr": "sparse CSR"}
     kernel = kernels.get(choice.kind, "dense")
-    stored = "int8 " if quantized is not None and choice.kind != "csr" else ""
+    stored = f"int{quantized.bits} " if quantized is not None and choice.kind != "csr" else ""
     label = f"{stored}{kernel}, {N} column{'s' if N > 1 else ''}"
     _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, step)
 
@@ -131,7 +132,7 @@ def _rows_kernel(
     low: Lowering,
     choice: RowsChoice,
     matrix: FloatArray,
-    quantized: tuple[npt.NDArray[np.int8], FloatArray] | None,
+    quantized: Quantized | None,
     columns: int,
     x_k: int,
     tail: Tail,
@@ -143,9 +144,14 @@ def _rows_kernel(
         symbol = low.kernel("csr", form, lambda s: csr_kernel(form, s))
         return symbol, low.pack(packed.start, packed.column, packed.value), [x_k]
     weights, scales = matrix, []
+    if quantized is not None and choice.kind == "nibbles":
+        nibbles_form = NibblesForm(columns, choice.rows, tail.epilogue)
+        halves = pack_nibbles(quantized.codes, quantized.scale, choice.rows)
+        symbol = low.kernel("nibbles", nibbles_form, lambda s: nibbles_kernel(nibbles_form, s))
+        return symbol, low.pack(halves.value, halves.scale), [halves.scale.shape[1], x_k]
     if quantized is not None:
-        weights = quantized[0]
-        scales = [np.pad(quantized[1], (0, padded_rows_of(len(matrix)) - len(matrix)))]
+        weights = quantized.codes
+        scales = [np.pad(quantized.scale, (0, padded_rows_of(len(matrix)) - len(matrix)))]
     if choice.kind == "lookup":
         lookup_form = LookupForm(columns, tail.epilogue, quantized is not None)
         found = pack_lookup(weights)

@@ -12,6 +12,7 @@ from sparsecc.cost import (
     VectorMachine,
     csr_seconds,
     lookup_seconds,
+    nibbles_seconds,
     rows_seconds,
     spmm_seconds,
 )
@@ -136,7 +137,7 @@ def _stored_and_read(mask: BoolArray) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class RowsChoice:
-    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup" or "csr"."""
+    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup", "csr" or "nibbles"."""
 
     kind: str
     rows: int
@@ -145,6 +146,8 @@ class RowsChoice:
 
     @property
     def reason(self) -> str:
+        if self.kind == "nibbles":
+            return "weights of 4 bits stream fastest as they are"
         if self.kind == "dense":
             return "dense streams the weights fastest for these zeros"
         if self.seconds == 0.0:
@@ -159,18 +162,21 @@ def choose_rows(
     *,
     dense_only: bool,
     contiguous: bool = True,
-    codes: bool = False,
+    bits: int = 32,
 ) -> RowsChoice:
     """The cheapest form for few columns, on the nonzeros that are there.
 
     Args:
         contiguous: the inputs of one column lie one behind the other.
-        codes: the weights are int8, except in CSR.
+        bits: of a weight; CSR turns 8 back into 32, and 4 are always dense.
     """
     model = vector_machine(machine)
     lanes = machine.lanes
     rows, reduction = matrix.shape
-    value_bytes = 1 if codes else 4
+    if bits == 4:
+        nibbles = nibbles_seconds(rows * reduction, columns, model)
+        return RowsChoice("nibbles", lanes, nibbles, nibbles)
+    value_bytes = bits // 8
     heights = [height for height in (lanes, lanes // 2, lanes // 4) if height >= 4]
 
     def seconds(stored: int, height: int, *, dense: bool) -> float:

@@ -84,7 +84,22 @@ def test_shared_weights_stay() -> None:
     assert codes(Pipeline.parse("quantize").run(model)) == ["shared"]
 
 
+def test_four_bits(golden: Golden) -> None:
+    """Matrices whose inputs 32 divides, along either axis; the rest stays."""
+    text = """(float[2,32,1,2] x) => (float y) {
+        a1 = Conv(x, a)  f = Flatten(a1)  g = Gemm<transB=1>(f, b)  h = MatMul(g, c)  y = MatMul(h, d) }"""
+    model = graph(text, {"a": (32, 32, 1, 1), "b": (96, 64), "c": (96, 50), "d": (50, 40)})
+    ctx = Pipeline.parse("quantize{bits=4}").run(model)
+    assert not verify(model)
+    assert codes(ctx) == ["indivisible", "indivisible"]
+    golden(dump(model))
+    run("fold-dequantize", model)
+    assert "DequantizeLinear" not in ops(model)
+
+
 def test_options() -> None:
+    with pytest.raises(UsageError, match="8 or 4"):
+        Pipeline.parse("quantize{bits=2}")
     with pytest.raises(UsageError, match="min-size"):
         Pipeline.parse("quantize{min-size=-1}")
 

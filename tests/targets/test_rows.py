@@ -1,4 +1,4 @@
-"""The kernels for few columns: lanes along output rows, lookup and CSR, against numpy in double precision."""
+"""The kernels for few columns, lanes along output rows and CSR, against numpy in double precision."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from harness import Buffer, call, load_kernels
 from networks import PATTERNS, Array, pruned
 
 from sparsecc.compiler import generator_version
-from sparsecc.ir.quantized import quantize_rows
+from sparsecc.ir.quantized import quantize_matrix
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, csr_rounds, pack_csr
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
 from sparsecc.targets.kernels.lookup import BUCKET, LookupForm, bucket_steps, lookup_kernel, pack_lookup
+from sparsecc.targets.kernels.nibbles import GROUP, NibblesForm, nibbles_kernel, pack_nibbles
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
 
@@ -126,7 +127,8 @@ def test_codes(columns: int, kind: str) -> None:
     rng = np.random.default_rng(5)
     for shape in ((1, 32), (37, 70)):
         matrix = pruned(rng.standard_normal(shape), "unstructured 70", rng).astype(np.float32)
-        codes, scale = quantize_rows(matrix)
+        quantized = quantize_matrix(matrix, 8)
+        codes, scale = quantized.codes, quantized.scale
         wide = np.pad(scale, (0, round_up(len(scale), LANES) - len(scale)))
         x, y, residual, bias, factor = operands(matrix, columns, feature_major=False)
         xn, xk = x.layout.strides
@@ -151,3 +153,25 @@ def test_codes(columns: int, kind: str) -> None:
         call(made[symbol], pointers, [*scalars, y.layout.strides[0], 0], -(-len(matrix) // LANES))
         wanted = expected_of(codes * scale[:, None], x, residual, bias, factor)
         np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_nibbles(columns: int, lanes: int) -> None:
+    """4-bit codes, all 16 of them, with a scale per 32 columns."""
+    rng = np.random.default_rng(6)
+    for shape, feature_major in (((1, GROUP), False), ((37, 3 * GROUP), True)):
+        codes = rng.integers(-8, 8, shape).astype(np.int8)
+        scale = rng.uniform(0.5, 2, (shape[0], shape[1] // GROUP)).astype(np.float32)
+        tables = pack_nibbles(codes, scale, lanes)
+        form = NibblesForm(columns, lanes, EPILOGUE)
+        symbol = structural_name("nibbles", form)
+        made = load_kernels({symbol: lambda f=form, s=symbol: nibbles_kernel(f, s)}, generator_version())
+        matrix = codes * np.repeat(scale, GROUP, axis=1)
+        x, y, residual, bias, factor = operands(matrix, columns, feature_major=feature_major)
+        xn, xk = x.layout.strides
+        scalars = [scale.shape[1], xk, xn, y.layout.strides[0], 0]
+        pointers = [tables.value, tables.scale, bias, x, y, factor, residual]
+        call(made[symbol], pointers, scalars, -(-shape[0] // lanes))
+        wanted = expected_of(matrix, x, residual, bias, factor)
+        np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-4)

@@ -1,0 +1,106 @@
+"""Dense matrix of 4-bit weights times few columns, lanes along output rows: decoding that memory limits.
+
+Y[n, m] = epilogue(bias[m] + sum_g scale[m, g] sum_(k in g) code[m, k] X[n, k]) for groups g of 32 columns.
+Two columns of 16 rows lie in 16 bytes, the first in the low halves. A half is a code plus 8; with AVX-512 a
+permutation of the 16 floats -8 ... 7 turns 16 of them into floats at once, and ignores all higher bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+
+from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
+from sparsecc.targets.tir import KernelBuilder, const, ramp, vector_of
+
+GROUP = 32
+"""Columns that share a scale."""
+_OFFSET = 8
+_PREFETCH = 2048  # bytes ahead
+_PERMUTE = "llvm.x86.avx512.permvar.sf.512"
+_PERMUTED_LANES = 16
+
+
+@dataclass(frozen=True)
+class NibblesForm:
+    """What a kernel is specialised for: N columns, all in registers at once."""
+
+    columns: int
+    lanes: int
+    epilogue: Epilogue
+
+
+def nibbles_kernel(form: NibblesForm, symbol: str) -> Any:
+    """The PrimFunc of a form.
+
+    Pointers: value (bytes), scale [row blocks, groups, lanes], bias, X, Y, then the epilogue's. Scalars:
+    groups, X's strides along k and n, Y's stride along n, then the epilogue's. Extent: row blocks. X and Y
+    point at their first element.
+    """
+    b = KernelBuilder()
+    V, N = form.lanes, form.columns
+    value, scale, bias = b.pointer("value", "uint8"), b.pointer("scale"), b.pointer("bias")
+    x, y = b.pointer("x"), b.pointer("y")
+    operands = EpilogueOperands(b, form.epilogue)
+    groups, xk, xn, yn = (b.scalar(n) for n in ("groups", "x_k", "x_n", "y_n"))
+    operands.declare_scalars()
+    zero = vector_of(const(0.0, "float32"), V)
+    floats = tirx.Cast(f"float32x{V}", ramp(-_OFFSET, V))
+    table = b.register(floats, V).value if V == _PERMUTED_LANES else None
+
+    def decoded(halves: Any, shift: int) -> Any:
+        bits = halves if shift == 0 else tirx.shift_right(halves, vector_of(const(shift), V))
+        if table is not None:
+            return tirx.call_llvm_pure_intrin(f"float32x{V}", _PERMUTE, table, bits)
+        code = tirx.bitwise_and(bits, vector_of(const(15), V)) - vector_of(const(_OFFSET), V)
+        return tirx.Cast(f"float32x{V}", code)
+
+    with b.loop(b.end - b.begin, b.begin) as i:
+        acc = [b.register(bias.vector(i * V, V), V) for _ in range(N)]
+        with b.loop(groups) as g:
+            group = b.register(i * groups + g, dtype="int32").value
+            sums = [[b.register(zero, V) for _ in range(2)] for _ in range(N)]
+            at = b.register(g * (GROUP * xk), dtype="int32").value
+            with b.loop(GROUP // 2) as pair:
+                byte = b.register((group * (GROUP // 2) + pair) * V, dtype="int32").value
+                b.prefetch(value, byte + _PREFETCH)
+                halves = b.register(tirx.Cast(f"int32x{V}", value.vector(byte, V)), V, "int32").value
+                for half in range(2):
+                    w = b.register(decoded(halves, 4 * half), V).value
+                    k = b.register(at + (pair * 2 + half) * xk, dtype="int32").value
+                    for n in range(N):
+                        b.set(sums[n][half], sums[n][half].value + vector_of(x[k + xn * n], V) * w)
+            factor = b.register(scale.vector(group * V, V), V).value
+            for n in range(N):
+                b.set(acc[n], acc[n].value + (sums[n][0].value + sums[n][1].value) * factor)
+        for n in range(N):
+            out = operands.apply(
+                acc[n].value, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True
+            )
+            b.store(y, yn * n + i * V, out, V)
+    return b.function(symbol)
+
+
+@dataclass(frozen=True)
+class NibblesTables:
+    """Packed operands: `value` is [row blocks, groups, 16, lanes], `scale` [row blocks, groups, lanes]."""
+
+    value: npt.NDArray[np.uint8]
+    scale: npt.NDArray[np.float32]
+
+
+def pack_nibbles(codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], lanes: int) -> NibblesTables:
+    """Pack [M, K] codes from -8 to 7 and [M, K / 32] scales; missing rows of the last block are zeros."""
+    M, K = codes.shape
+    blocks = -(-M // lanes)
+    halves = np.full((blocks * lanes, K), _OFFSET, np.uint8)
+    halves[:M] = codes + _OFFSET
+    pairs = halves.reshape(blocks, lanes, K // GROUP, GROUP // 2, 2).transpose(0, 2, 3, 1, 4)
+    wide = np.zeros((blocks * lanes, K // GROUP), np.float32)
+    wide[:M] = scale
+    value = np.ascontiguousarray(pairs[..., 0] | pairs[..., 1] << 4)
+    return NibblesTables(value, np.ascontiguousarray(wide.reshape(blocks, lanes, -1).transpose(0, 2, 1)))
