@@ -179,7 +179,7 @@ def draw(results: list[Json], path: Path) -> None:
     axes.set_xticks(range(len(results)), [result["model"] for result in results])
     axes.set_ylabel("time / ONNX Runtime, dense")
     axes.set_title("one core, batch 1, fp32: lower is faster")
-    axes.legend(frameon=False, ncols=3)
+    axes.legend(frameon=False, ncols=6, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
