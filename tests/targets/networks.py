@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from sparsecc.ir.quantized import BLOCK, quantize_matrix
+
 Array = npt.NDArray[Any]
 
 PATTERNS = (
@@ -95,10 +97,17 @@ class Network:
         operands = [x, weight, *([self.normal(out)] if bias else [])]
         return self.add("Conv", *operands, group=group, **attributes)
 
-    def linear(self, x: str, reduction: int, out: int, *, pattern: str = "dense") -> str:
-        """MatMul by [reduction, out] weights."""
+    def linear(
+        self, x: str, reduction: int, out: int, *, pattern: str = "dense", bits: int | None = None
+    ) -> str:
+        """MatMul by [reduction, out] weights, on a grid of `bits` where they are given."""
         matrix = self.rng.standard_normal((out, reduction)).astype(np.float32) / np.sqrt(reduction)
-        return self.add("MatMul", x, self.constant(pruned(matrix, pattern, self.rng).T.astype(np.float32)))
+        matrix = pruned(matrix, pattern, self.rng).astype(np.float32)
+        if bits is not None:
+            made = quantize_matrix(matrix, bits)
+            scale = np.repeat(made.scale.reshape(out, -1), BLOCK if bits == 4 else reduction, axis=1)
+            matrix = (made.codes * scale).astype(np.float32)
+        return self.add("MatMul", x, self.constant(np.ascontiguousarray(matrix.T)))
 
     def output(self, *names: str) -> None:
         """Make values graph outputs."""

@@ -49,6 +49,20 @@ def test_patterns(pattern: str, columns: int) -> None:
     check(net)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("columns", [1, 5, 8, 9])
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_of_few_bits(columns: int, bits: int, target: str) -> None:
+    """Found in the values, dense and sparse; more columns than 8 take the floats."""
+    net = Network()
+    x = net.input(columns, 64)
+    for pattern in ("dense", "unstructured 80", "16x1 75"):
+        for rows in (1, 40):
+            y = net.add("Add", net.linear(x, 64, rows, pattern=pattern, bits=bits), net.normal(rows))
+            net.output(net.add("Relu", y))
+    check(net, target)
+
+
 @pytest.mark.parametrize(("trans_a", "trans_b"), product((0, 1), (0, 1)))
 @pytest.mark.parametrize("columns", [2, 13])
 def test_gemm(columns: int, trans_a: int, trans_b: int) -> None:
