@@ -7,6 +7,7 @@ Rows outside the plane are left out of the top and bottom strips; columns outsid
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from tvm import tirx
@@ -140,25 +141,28 @@ class _StripWriter:
         kh, kw = f.kernel
         acc = [b.register(vector_of(self.bias[self.m], V), V) for _ in range(strip.rows)]
         weights = self.m * (kh * kw)
-        for dy in range(kh):
-            for dx in range(kw):
-                w: Any = None
-                for r in range(strip.rows):
-                    row = f.stride[0] * r + f.dilation[0] * dy - f.pad[0]
-                    if strip.known is not None and not 0 <= f.stride[0] * strip.known + row < f.size[0]:
-                        continue
-                    if w is None:
-                        w = b.register(vector_of(self.value[weights + (dy * kw + dx)], V), V).value
-                    at = self.x0 + (f.stride[0] * strip.start + row) * f.row_pitch
-                    loaded = self._load(at, column, known, f.dilation[1] * dx - f.pad[1])
-                    b.set(acc[r], acc[r].value + w * loaded)
+        w = [b.register(vector_of(self.value[weights + tap], V), V).value for tap in range(kh * kw)]
+        # by input row, each of which is loaded once and soon done with: the registers hold the sums
+        readers: dict[int, list[tuple[int, int]]] = {}
+        for r, dy in product(range(strip.rows), range(kh)):
+            row = f.stride[0] * r + f.dilation[0] * dy - f.pad[0]
+            if strip.known is None or 0 <= f.stride[0] * strip.known + row < f.size[0]:
+                readers.setdefault(row, []).append((r, dy))
+        for row, dx in product(sorted(readers), range(kw)):
+            at = self.x0 + (f.stride[0] * strip.start + row) * f.row_pitch
+            loaded = b.register(self._load(at, column, known, f.dilation[1] * dx - f.pad[1]), V).value
+            for r, dy in readers[row]:
+                b.set(acc[r], acc[r].value + w[dy * kw + dx] * loaded)
         for r in range(strip.rows):
             index = self.y0 + (strip.start + r) * f.out_row_pitch + column
             out = self.operands.apply(acc[r].value, row=self.m, index=index, batch=self.batch, lanes=V)
             b.store(self.y, index + self.y_at, out, V)
 
     def _load(self, row_at: Any, column: Any, known: int, shift: int) -> Any:
-        """The lanes x[row, stride * (column + lane) + shift], 0 where that is outside the row."""
+        """The lanes x[row, stride * (column + lane) + shift], 0 where that is outside the row.
+
+        Lanes behind the last output column hold anything.
+        """
         f, V = self.form, self.form.lanes
         s = f.stride[1]
         first = s * known + shift
@@ -174,7 +178,7 @@ class _StripWriter:
             loaded = self.x[strided(base, s, V)]
         low = max(0, -(first // s)) if first < 0 else 0
         high = min(V, -(-(f.size[1] - first) // s))
-        if low == 0 and high >= V:
+        if low == 0 and high >= min(V, f.out_size[1] - known):
             return loaded
         lane = ramp(0, V)
         keep = tirx.And(lane >= vector_of(const(low), V), lane < vector_of(const(high), V))
