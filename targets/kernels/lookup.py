@@ -23,7 +23,7 @@ LANES = 16
 BUCKET = 2 * LANES
 """Columns whose inputs two registers hold."""
 _LOOK_UP = "llvm.x86.avx512.vpermi2var.ps.512"
-_PREFETCH = 512  # weights ahead of their use
+_PREFETCH = 8192  # bytes of weights ahead of their use
 _SLAB = 64 * LANES  # rows that are packed at a time: their indices take more memory than the weights
 _IN_FLIGHT = 4  # sums that consecutive buckets are dealt out to, to hide the latency of additions
 
@@ -64,7 +64,7 @@ def lookup_kernel(form: LookupForm, symbol: str) -> Any:
             ]
             count = b.register(steps[i * buckets + bucket], dtype="int32").value
             with b.loop(count, at.value) as k:
-                b.prefetch(weights.values, k * V + _PREFETCH)
+                b.prefetch(weights.values, k * V + _PREFETCH // (1 if form.codes else 4))
                 which = b.register(tirx.Cast(f"int32x{V}", place.vector(k * V, V)), V, "int32").value
                 w = weights.vector(k * V, V)
                 for n, (low, high) in enumerate(inputs):

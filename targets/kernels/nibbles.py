@@ -1,8 +1,8 @@
 """Dense matrix of 4-bit weights times few columns, lanes along output rows: decoding that memory limits.
 
 Y[n, m] = epilogue(bias[m] + sum_g scale[m, g] sum_(k in g) code[m, k] X[n, k]) for groups g of 32 columns.
-Two columns of 16 rows lie in 16 bytes, the first in the low halves. A half is a code plus 8; with AVX-512 a
-permutation of the 16 floats -8 ... 7 turns 16 of them into floats at once, and ignores all higher bits.
+A word holds 8 columns of a row, 4 bits each, the first in the lowest; 4 bits are a code plus 8. With AVX-512
+a permutation of the 16 floats -8 ... 7 turns the codes of 16 rows into floats at once, and ignores higher bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from sparsecc.targets.tir import KernelBuilder, const, ramp, vector_of
 GROUP = 32
 """Columns that share a scale."""
 _OFFSET = 8
-_PREFETCH = 2048  # bytes ahead
+_PREFETCH = 2048  # words ahead
+_COLUMNS = 8  # of a word
+_BITS = 4
+_IN_FLIGHT = 8  # sums that are kept apart, to hide the latency of additions
 _PERMUTE = "llvm.x86.avx512.permvar.sf.512"
 _PERMUTED_LANES = 16
 
@@ -37,23 +40,25 @@ class NibblesForm:
 def nibbles_kernel(form: NibblesForm, symbol: str) -> Any:
     """The PrimFunc of a form.
 
-    Pointers: value (bytes), scale [row blocks, groups, lanes], bias, X, Y, then the epilogue's. Scalars:
+    Pointers: value (words), scale [row blocks, groups, lanes], bias, X, Y, then the epilogue's. Scalars:
     groups, X's strides along k and n, Y's stride along n, then the epilogue's. Extent: row blocks. X and Y
     point at their first element.
     """
     b = KernelBuilder()
     V, N = form.lanes, form.columns
-    value, scale, bias = b.pointer("value", "uint8"), b.pointer("scale"), b.pointer("bias")
+    value, scale, bias = b.pointer("value", "uint32"), b.pointer("scale"), b.pointer("bias")
     x, y = b.pointer("x"), b.pointer("y")
     operands = EpilogueOperands(b, form.epilogue)
     groups, xk, xn, yn = (b.scalar(n) for n in ("groups", "x_k", "x_n", "y_n"))
     operands.declare_scalars()
     zero = vector_of(const(0.0, "float32"), V)
+    chains = max(2, _IN_FLIGHT // N)
     floats = tirx.Cast(f"float32x{V}", ramp(-_OFFSET, V))
     table = b.register(floats, V).value if V == _PERMUTED_LANES else None
 
-    def decoded(halves: Any, shift: int) -> Any:
-        bits = halves if shift == 0 else tirx.shift_right(halves, vector_of(const(shift), V))
+    def decoded(words: Any, column: int) -> Any:
+        shift = vector_of(const(_BITS * column, "uint32"), V)
+        bits = tirx.Cast(f"int32x{V}", tirx.shift_right(words, shift) if column else words)
         if table is not None:
             return tirx.call_llvm_pure_intrin(f"float32x{V}", _PERMUTE, table, bits)
         code = tirx.bitwise_and(bits, vector_of(const(15), V)) - vector_of(const(_OFFSET), V)
@@ -63,20 +68,24 @@ def nibbles_kernel(form: NibblesForm, symbol: str) -> Any:
         acc = [b.register(bias.vector(i * V, V), V) for _ in range(N)]
         with b.loop(groups) as g:
             group = b.register(i * groups + g, dtype="int32").value
-            sums = [[b.register(zero, V) for _ in range(2)] for _ in range(N)]
+            sums = [[b.register(zero, V) for _ in range(chains)] for _ in range(N)]
             at = b.register(g * (GROUP * xk), dtype="int32").value
-            with b.loop(GROUP // 2) as pair:
-                byte = b.register((group * (GROUP // 2) + pair) * V, dtype="int32").value
-                b.prefetch(value, byte + _PREFETCH)
-                halves = b.register(tirx.Cast(f"int32x{V}", value.vector(byte, V)), V, "int32").value
-                for half in range(2):
-                    w = b.register(decoded(halves, 4 * half), V).value
-                    k = b.register(at + (pair * 2 + half) * xk, dtype="int32").value
-                    for n in range(N):
-                        b.set(sums[n][half], sums[n][half].value + vector_of(x[k + xn * n], V) * w)
+            with b.loop(GROUP // _COLUMNS) as run:
+                word = b.register((group * (GROUP // _COLUMNS) + run) * V, dtype="int32").value
+                b.prefetch(value, word + _PREFETCH)
+                words = b.register(value.vector(word, V), V, "uint32").value
+                for column in range(_COLUMNS):
+                    w = b.register(decoded(words, column), V).value
+                    k = b.register(at + (run * _COLUMNS + column) * xk, dtype="int32").value
+                    for n, row in enumerate(sums):
+                        cell = row[column % chains]
+                        b.set(cell, cell.value + vector_of(x[k + xn * n], V) * w)
             factor = b.register(scale.vector(group * V, V), V).value
-            for n in range(N):
-                b.set(acc[n], acc[n].value + (sums[n][0].value + sums[n][1].value) * factor)
+            for total, row in zip(acc, sums, strict=True):
+                of_group = row[0].value
+                for other in row[1:]:
+                    of_group = of_group + other.value
+                b.set(total, total.value + of_group * factor)
         for n in range(N):
             out = operands.apply(
                 acc[n].value, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True
@@ -87,9 +96,9 @@ def nibbles_kernel(form: NibblesForm, symbol: str) -> Any:
 
 @dataclass(frozen=True)
 class NibblesTables:
-    """Packed operands: `value` is [row blocks, groups, 16, lanes], `scale` [row blocks, groups, lanes]."""
+    """Packed operands: `value` is [row blocks, groups, 4, lanes], `scale` [row blocks, groups, lanes]."""
 
-    value: npt.NDArray[np.uint8]
+    value: npt.NDArray[np.uint32]
     scale: npt.NDArray[np.float32]
 
 
@@ -97,10 +106,11 @@ def pack_nibbles(codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], la
     """Pack [M, K] codes from -8 to 7 and [M, K / 32] scales; missing rows of the last block are zeros."""
     M, K = codes.shape
     blocks = -(-M // lanes)
-    halves = np.full((blocks * lanes, K), _OFFSET, np.uint8)
-    halves[:M] = codes + _OFFSET
-    pairs = halves.reshape(blocks, lanes, K // GROUP, GROUP // 2, 2).transpose(0, 2, 3, 1, 4)
+    digits = np.full((blocks * lanes, K), _OFFSET, np.uint8)
+    digits[:M] = codes + _OFFSET
+    pairs = digits[:, 0::2] | digits[:, 1::2] << _BITS
+    words = pairs.view("<u4").astype(np.uint32).reshape(blocks, lanes, K // GROUP, GROUP // _COLUMNS)
     wide = np.zeros((blocks * lanes, K // GROUP), np.float32)
     wide[:M] = scale
-    value = np.ascontiguousarray(pairs[..., 0] | pairs[..., 1] << 4)
+    value = np.ascontiguousarray(words.transpose(0, 2, 3, 1))
     return NibblesTables(value, np.ascontiguousarray(wide.reshape(blocks, lanes, -1).transpose(0, 2, 1)))

@@ -19,6 +19,9 @@ from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.kernels.spmm import IntArray, block_mask
 from sparsecc.targets.tir import KernelBuilder, Register, const, vector_of
 
+_PREFETCH = 8192  # bytes of codes ahead of their use, which is slower than reading floats
+_LINE = 64
+
 
 @dataclass(frozen=True)
 class RowsForm:
@@ -72,6 +75,8 @@ def rows_kernel(form: RowsForm, symbol: str) -> Any:
             count = start[i + 1] - start[i]
         with b.loop(count) as run:
             at = b.register((low + run) * U, dtype="int32").value
+            for byte in range(0, U * V if form.codes else 0, _LINE):
+                b.prefetch(weights.values, at * V + (byte + _PREFETCH))
             for u in range(U):
                 k = run * U + u if column is None else column[at + u]
                 xat = b.register(k * xk, dtype="int32").value
