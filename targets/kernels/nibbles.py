@@ -2,7 +2,7 @@
 
 Y[n, m] = epilogue(bias[m] + sum_g scale[m, g] sum_(k in g) code[m, k] X[n, k]) for groups g of 32 columns.
 A word holds 8 columns of a row, 4 bits each, the first in the lowest; 4 bits are a code plus 8. With AVX-512
-a permutation of the 16 floats -8 ... 7 turns the codes of 16 rows into floats at once, and ignores higher bits.
+a permutation of the 16 floats -8 ... 7 turns the codes of 16 rows into floats, and ignores all higher bits.
 """
 
 from __future__ import annotations
