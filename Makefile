@@ -66,7 +66,7 @@ models: $(STAMP)
 	SPARSECC_ALL_MODELS=1 $(BIN)/python -m pytest tests/test_models.py -v
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.bench $(MODELS)
+	$(BIN)/python -m benchmarks.bench $(BENCH) $(MODELS)
 
 bench-kernels: $(STAMP)
 	$(BIN)/python -m benchmarks.kernels
