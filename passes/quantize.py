@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +16,7 @@ import onnx_ir as ir
 from sparsecc.errors import Refusal, UsageError
 from sparsecc.ir.edit import add_initializer, constant_of, fresh_name, used_names
 from sparsecc.ir.encoding import as_matrix, encoding_of, fits, from_matrix, set_encoding, tagged_encoding
-from sparsecc.ir.provenance import inherit, record, source_name
+from sparsecc.ir.provenance import inherit, record
 from sparsecc.ir.quantized import BLOCK, LARGEST, quantize_matrix
 from sparsecc.ir.weights import WeightUse, weight_uses
 from sparsecc.passes.base import Context, Pass, PassResult
@@ -75,8 +74,7 @@ class Quantize(Pass):
         use = uses[0]
         layer, array = use.layer, constant_of(use.value)
         assert array is not None
-        names = (layer, source_name(use.value), use.value.name or "")
-        if any(name == skip or fnmatch.fnmatchcase(name, skip) for name in names for skip in self.skip):
+        if use.is_named(self.skip):
             return Refusal(f"{layer} is skipped by name", layer, "skipped")
         if use.depthwise:
             return Refusal(f"{layer} is depthwise, with few weights for its work", layer, "depthwise")

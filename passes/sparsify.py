@@ -5,7 +5,6 @@ pattern 4x1, sparsity 0.5, blocks scored by their L2 norm:  keep the better half
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from sparsecc.errors import Refusal, UsageError
 from sparsecc.ir.edit import replace_constant
 from sparsecc.ir.encoding import Encoding, as_matrix, encoding_of, fits, from_matrix, row_major, set_encoding
-from sparsecc.ir.provenance import record, source_name
+from sparsecc.ir.provenance import record
 from sparsecc.ir.weights import WeightUse, weight_uses
 from sparsecc.passes.base import Context, Pass, PassResult
 
@@ -138,10 +137,9 @@ class Sparsify(Pass):
         return chosen, tuple(refusals.values())
 
     def _refusal(self, use: WeightUse, encoding: Encoding) -> Refusal | None:
-        names = (use.layer, source_name(use.value), use.value.name or "")
         shape = tuple(_tensor(use.value).shape.numpy())
         size, columns = math.prod(shape), math.prod(shape) // shape[use.axis]
-        if any(name == skip or fnmatch.fnmatchcase(name, skip) for name in names for skip in self.skip):
+        if use.is_named(self.skip):
             return Refusal(f"{use.layer} is skipped by name", use.layer, "skipped")
         if use.depthwise:
             return Refusal(f"{use.layer} is depthwise, where zeros save nothing", use.layer, "depthwise")

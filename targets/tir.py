@@ -44,6 +44,16 @@ def shuffle(vectors: Sequence[Expr], lanes: Sequence[int]) -> Expr:
     return _untyped.Shuffle(list(vectors), list(lanes))
 
 
+PERMUTED_LANES = 16
+"""Lanes of the vectors that `permute` takes; it needs AVX-512."""
+
+
+def permute(vector: Expr, indices: Expr) -> Expr:
+    """Lane i is lane `indices[i]` modulo 16 of a float32 vector; the indices are int32."""
+    intrinsic = "llvm.x86.avx512.permvar.sf.512"
+    return tirx.call_llvm_pure_intrin(f"float32x{PERMUTED_LANES}", intrinsic, vector, indices)
+
+
 class Pointer:
     """A flat array, of any length, that a kernel reads or writes."""
 

@@ -6,7 +6,8 @@ A weight behind a Transpose of the two axes is found too, with the axis turned r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fnmatch
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -41,6 +42,11 @@ class WeightUse:
     depthwise: bool
     layer: str
     shared: bool
+
+    def is_named(self, patterns: Sequence[str]) -> bool:
+        """Whether the layer's or parameter's name is one of the names or globs."""
+        names = (self.layer, source_name(self.value), self.value.name or "")
+        return any(name == p or fnmatch.fnmatchcase(name, p) for name in names for p in patterns)
 
 
 def layer_name(value: ir.Value) -> str:

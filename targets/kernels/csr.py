@@ -68,10 +68,7 @@ def csr_kernel(form: CsrForm, symbol: str) -> Any:
                 totals[n].put(b, r, total)
         for n in range(N):
             sums = totals[n].value + bias.vector(i * V, V)
-            out = operands.apply(
-                sums, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True
-            )
-            b.store(y, yn * n + i * V, out, V)
+            operands.store_rows(y, sums, i, yn * n, V)
     return b.function(symbol)
 
 

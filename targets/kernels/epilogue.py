@@ -90,3 +90,9 @@ class EpilogueOperands:
             result = vector_math.OPS[op.op](self._b, arguments, dict(op.attributes), lanes)
             steps.append(self._b.register(result, lanes).value)
         return steps[-1]
+
+    def store_rows(self, y: Any, total: Any, block: Any, column: Any, lanes: int) -> None:
+        """Finish and store sums whose lanes are the rows of a block; `column` is where it begins in Y."""
+        row = block * lanes
+        out = self.apply(total, row=row, index=column + row, batch=const(0), lanes=lanes, rows_in_lanes=True)
+        self._b.store(y, column + row, out, lanes)

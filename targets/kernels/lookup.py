@@ -17,7 +17,7 @@ from tvm import tirx
 
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.kernels.rows import RowWeights
-from sparsecc.targets.tir import KernelBuilder, const
+from sparsecc.targets.tir import KernelBuilder
 
 LANES = 16
 BUCKET = 2 * LANES
@@ -77,15 +77,7 @@ def lookup_kernel(form: LookupForm, symbol: str) -> Any:
                     b.set(row[u], row[u + 1].value)
                 b.set(row[-1], oldest)
         for n, row in enumerate(acc):
-            out = operands.apply(
-                weights.total(row, i),
-                row=i * V,
-                index=yn * n + i * V,
-                batch=const(0),
-                lanes=V,
-                rows_in_lanes=True,
-            )
-            b.store(y, yn * n + i * V, out, V)
+            operands.store_rows(y, weights.total(row, i), i, yn * n, V)
     return b.function(symbol)
 
 

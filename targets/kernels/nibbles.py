@@ -14,18 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
+from sparsecc.ir.quantized import BLOCK
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
-from sparsecc.targets.tir import KernelBuilder, const, ramp, vector_of
+from sparsecc.targets.tir import PERMUTED_LANES, KernelBuilder, const, permute, ramp, vector_of
 
-GROUP = 32
-"""Columns that share a scale."""
 _OFFSET = 8
 _PREFETCH = 2048  # words ahead
 _COLUMNS = 8  # of a word
 _BITS = 4
 _IN_FLIGHT = 8  # sums that are kept apart, to hide the latency of additions
-_PERMUTE = "llvm.x86.avx512.permvar.sf.512"
-_PERMUTED_LANES = 16
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,13 @@ def nibbles_kernel(form: NibblesForm, symbol: str) -> Any:
     zero = vector_of(const(0.0, "float32"), V)
     chains = max(2, _IN_FLIGHT // N)
     floats = tirx.Cast(f"float32x{V}", ramp(-_OFFSET, V))
-    table = b.register(floats, V).value if V == _PERMUTED_LANES else None
+    table = b.register(floats, V).value if V == PERMUTED_LANES else None
 
     def decoded(words: Any, column: int) -> Any:
         shift = vector_of(const(_BITS * column, "uint32"), V)
         bits = tirx.Cast(f"int32x{V}", tirx.shift_right(words, shift) if column else words)
         if table is not None:
-            return tirx.call_llvm_pure_intrin(f"float32x{V}", _PERMUTE, table, bits)
+            return permute(table, bits)
         code = tirx.bitwise_and(bits, vector_of(const(15), V)) - vector_of(const(_OFFSET), V)
         return tirx.Cast(f"float32x{V}", code)
 
@@ -69,9 +66,9 @@ def nibbles_kernel(form: NibblesForm, symbol: str) -> Any:
         with b.loop(groups) as g:
             group = b.register(i * groups + g, dtype="int32").value
             sums = [[b.register(zero, V) for _ in range(chains)] for _ in range(N)]
-            at = b.register(g * (GROUP * xk), dtype="int32").value
-            with b.loop(GROUP // _COLUMNS) as run:
-                word = b.register((group * (GROUP // _COLUMNS) + run) * V, dtype="int32").value
+            at = b.register(g * (BLOCK * xk), dtype="int32").value
+            with b.loop(BLOCK // _COLUMNS) as run:
+                word = b.register((group * (BLOCK // _COLUMNS) + run) * V, dtype="int32").value
                 b.prefetch(value, word + _PREFETCH)
                 words = b.register(value.vector(word, V), V, "uint32").value
                 for column in range(_COLUMNS):
@@ -87,10 +84,7 @@ def nibbles_kernel(form: NibblesForm, symbol: str) -> Any:
                     of_group = of_group + other.value
                 b.set(total, total.value + of_group * factor)
         for n in range(N):
-            out = operands.apply(
-                acc[n].value, row=i * V, index=yn * n + i * V, batch=const(0), lanes=V, rows_in_lanes=True
-            )
-            b.store(y, yn * n + i * V, out, V)
+            operands.store_rows(y, acc[n].value, i, yn * n, V)
     return b.function(symbol)
 
 
@@ -109,8 +103,8 @@ def pack_nibbles(codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], la
     digits = np.full((blocks * lanes, K), _OFFSET, np.uint8)
     digits[:M] = codes + _OFFSET
     pairs = digits[:, 0::2] | digits[:, 1::2] << _BITS
-    words = pairs.view("<u4").astype(np.uint32).reshape(blocks, lanes, K // GROUP, GROUP // _COLUMNS)
-    wide = np.zeros((blocks * lanes, K // GROUP), np.float32)
+    words = pairs.view("<u4").astype(np.uint32).reshape(blocks, lanes, K // BLOCK, BLOCK // _COLUMNS)
+    wide = np.zeros((blocks * lanes, K // BLOCK), np.float32)
     wide[:M] = scale
     value = np.ascontiguousarray(words.transpose(0, 2, 3, 1))
     return NibblesTables(value, np.ascontiguousarray(wide.reshape(blocks, lanes, -1).transpose(0, 2, 1)))

@@ -13,7 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
-from sparsecc.targets.tir import KernelBuilder, Pointer, Register, const, shuffle, vector_of
+from sparsecc.targets.tir import (
+    PERMUTED_LANES,
+    KernelBuilder,
+    Pointer,
+    Register,
+    const,
+    permute,
+    shuffle,
+    vector_of,
+)
 
 _LOG_COLUMNS = 2
 COLUMNS = 1 << _LOG_COLUMNS
@@ -22,8 +31,6 @@ _HALF = COLUMNS // 2
 _PERMUTED_ROWS = 2  # taller blocks have work enough for each load, and too many weights to spread
 _IN_FLIGHT = 8  # multiply-adds that two units with a latency of 4 cycles can work on
 _BITS = 16
-_PERMUTE = "llvm.x86.avx512.permvar.sf.512"
-_PERMUTED_LANES = 16
 _LARGEST_UNIT = 64
 
 
@@ -75,8 +82,7 @@ def emit_quads(
                 xs = [b.register(vector, V).value for vector in xs]
             for r, row in enumerate(sums[u % len(sums)]):
                 if indices:
-                    operands = (spread_weights, indices[u * R + r])
-                    weight = tirx.call_llvm_pure_intrin(f"float32x{V}", _PERMUTE, *operands)
+                    weight = permute(spread_weights, indices[u * R + r])
                 else:
                     weight = vector_of(value[first + (u * R + r)], V)
                 w = b.register(weight, V).value
@@ -112,7 +118,7 @@ def spread(b: KernelBuilder, zero: Any, rows: int, lanes: int) -> list[Any]:
     Args:
         zero: an element of a table that always is 0: constants would be folded back into loads.
     """
-    if lanes != _PERMUTED_LANES or rows > _PERMUTED_ROWS:
+    if lanes != PERMUTED_LANES or rows > _PERMUTED_ROWS:
         return []
     return [b.register(vector_of(zero + i, lanes), lanes, "int32").value for i in range(COLUMNS * rows)]
 

@@ -84,15 +84,7 @@ def rows_kernel(form: RowsForm, symbol: str) -> Any:
                 for n in range(N):
                     b.set(acc[n][u], acc[n][u].value + vector_of(x[xat + xn * n], V) * w)
         for n in range(N):
-            out = operands.apply(
-                weights.total(acc[n], i),
-                row=i * V,
-                index=yn * n + i * V,
-                batch=const(0),
-                lanes=V,
-                rows_in_lanes=True,
-            )
-            b.store(y, yn * n + i * V, out, V)
+            operands.store_rows(y, weights.total(acc[n], i), i, yn * n, V)
     return b.function(symbol)
 
 

@@ -10,12 +10,12 @@ from harness import Buffer, call, load_kernels
 from networks import PATTERNS, Array, pruned
 
 from sparsecc.compiler import generator_version
-from sparsecc.ir.quantized import quantize_matrix
+from sparsecc.ir.quantized import BLOCK, quantize_matrix
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, csr_rounds, pack_csr
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
 from sparsecc.targets.kernels.lookup import BUCKET, LookupForm, bucket_steps, lookup_kernel, pack_lookup
-from sparsecc.targets.kernels.nibbles import GROUP, NibblesForm, nibbles_kernel, pack_nibbles
+from sparsecc.targets.kernels.nibbles import NibblesForm, nibbles_kernel, pack_nibbles
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
 
@@ -160,14 +160,14 @@ def test_codes(columns: int, kind: str) -> None:
 def test_nibbles(columns: int, lanes: int) -> None:
     """4-bit codes, all 16 of them, with a scale per 32 columns."""
     rng = np.random.default_rng(6)
-    for shape, feature_major in (((1, GROUP), False), ((37, 3 * GROUP), True)):
+    for shape, feature_major in (((1, BLOCK), False), ((37, 3 * BLOCK), True)):
         codes = rng.integers(-8, 8, shape).astype(np.int8)
-        scale = rng.uniform(0.5, 2, (shape[0], shape[1] // GROUP)).astype(np.float32)
+        scale = rng.uniform(0.5, 2, (shape[0], shape[1] // BLOCK)).astype(np.float32)
         tables = pack_nibbles(codes, scale, lanes)
         form = NibblesForm(columns, lanes, EPILOGUE)
         symbol = structural_name("nibbles", form)
         made = load_kernels({symbol: lambda f=form, s=symbol: nibbles_kernel(f, s)}, generator_version())
-        matrix = codes * np.repeat(scale, GROUP, axis=1)
+        matrix = codes * np.repeat(scale, BLOCK, axis=1)
         x, y, residual, bias, factor = operands(matrix, columns, feature_major=feature_major)
         xn, xk = x.layout.strides
         scalars = [scale.shape[1], xk, xn, y.layout.strides[0], 0]
