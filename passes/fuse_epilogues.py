@@ -61,6 +61,7 @@ class FuseEpilogues(Pass):
     2. x * Sigmoid(x), also with HardSigmoid or Tanh
     3. Add, Sub, Mul, Div with a scalar or a per-output-channel constant
     4. Add, Sub, Mul or Div with a tensor of the same shape; Add is a residual connection
+    5. QuantizeLinear with one constant scale that only DequantizeLinear reads; nothing more is fused behind
 
     A residual of two anchors goes into the one that runs later. The tail ends where another node reads the
     value, or where an operand would broadcast differently: refusals say which.
@@ -93,7 +94,7 @@ class FuseEpilogues(Pass):
 def _next(group: Group, claimed: set[ir.Node]) -> list[ir.Node] | Stop:
     """The next one or two nodes of the tail."""
     value = group.output
-    if is_output(value):
+    if is_output(value) or group.nodes[-1].op_type == "QuantizeLinear":
         return Stop("")
     readers = list(dict.fromkeys(node for node, _ in value.uses()))
     if any(reader.graph is not group.nodes[0].graph for reader in readers):
@@ -117,6 +118,8 @@ def _next(group: Group, claimed: set[ir.Node]) -> list[ir.Node] | Stop:
         return [node]
     if node.op_type == "Clip":
         return _clip(group, node, value)
+    if node.op_type == "QuantizeLinear":
+        return _coding(group, node, value)
     if node.op_type in BINARY:
         return _binary(group, node, value)
     return Stop("")
@@ -139,6 +142,17 @@ def _clip(group: Group, node: ir.Node, value: ir.Value) -> list[ir.Node] | Stop:
     if node.inputs[0] is not value or any(array is None for array in arrays):
         return Stop(f"{node_text(node)} has bounds that are not constant", "not-constant")
     group.scalars.update({b: a for b, a in zip(bounds, arrays, strict=True) if a is not None})
+    return [node]
+
+
+def _coding(group: Group, node: ir.Node, value: ir.Value) -> list[ir.Node] | Stop:
+    """Case 5."""
+    numbers = {v: constant_of(v) for v in node.inputs[1:] if v is not None}
+    if node.inputs[0] is not value or any(n is None or n.size != 1 for n in numbers.values()):
+        return Stop(f"{node_text(node)} has a scale that is not one constant", "not-constant")
+    if any(reader.op_type != "DequantizeLinear" for reader, _ in node.outputs[0].uses()):
+        return Stop("")
+    group.scalars.update({v: n for v, n in numbers.items() if n is not None})
     return [node]
 
 

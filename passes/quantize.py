@@ -60,9 +60,9 @@ class Quantize(Pass):
             uses.setdefault(use.value, []).append(use)
         done = 0
         for value, found in uses.items():
-            refusal = self._refusal(found)
+            refusal = self.refusal(found)
             if refusal is None:
-                _quantize(value, found[0].axis, self.bits, taken)
+                quantize_weight(value, found[0].axis, self.bits, taken)
                 done += 1
             else:
                 refusals.append(refusal)
@@ -70,13 +70,14 @@ class Quantize(Pass):
         notes = (f"{done} weights are int{self.bits} with a scale per {scales}",) if done else ()
         return PassResult(bool(done), tuple(refusals), notes)
 
-    def _refusal(self, uses: list[WeightUse]) -> Refusal | None:
+    def refusal(self, uses: list[WeightUse], *, depthwise: bool = False) -> Refusal | None:
+        """Why a weight stays float32, given all its uses, or None; `depthwise` ones need not."""
         use = uses[0]
         layer, array = use.layer, constant_of(use.value)
         assert array is not None
         if use.is_named(self.skip):
             return Refusal(f"{layer} is skipped by name", layer, "skipped")
-        if use.depthwise:
+        if use.depthwise and not depthwise:
             return Refusal(f"{layer} is depthwise, with few weights for its work", layer, "depthwise")
         if use.shared or len({other.axis for other in uses}) > 1:
             return Refusal(f"{layer} is also read by other ops or along another axis", layer, "shared")
@@ -91,7 +92,15 @@ class Quantize(Pass):
         return None
 
 
-def _quantize(value: ir.Value, axis: int, bits: int, taken: set[str]) -> None:
+def quantize_weight(value: ir.Value, axis: int, bits: int, taken: set[str]) -> None:
+    """Put codes and a DequantizeLinear in the place of an initializer.
+
+    Args:
+        value: float32, read by weight uses only.
+        axis: of its outputs.
+        bits: 8, or 4 for matrices whose inputs 32 divides.
+        taken: names of the model; gets the new ones.
+    """
     array, graph = constant_of(value), value.graph
     assert array is not None and isinstance(graph, ir.Graph)
     name = value.name or "weight"

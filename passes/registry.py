@@ -17,6 +17,7 @@ PASSES: dict[str, str] = {
     "permute": "permute:Permute",
     "prune": "prune:Prune",
     "quantize": "quantize:Quantize",
+    "quantize-static": "quantize_static:QuantizeStatic",
     "recognize-ops": "recognize_ops:RecognizeOps",
     "resolve-sequences": "resolve_sequences:ResolveSequences",
     "simplify-attention": "simplify_attention:SimplifyAttention",

@@ -184,7 +184,7 @@ def build_plan(
     plan = lowering.run(name, machine.name, _part(progress, "lower"))
     objects = build_objects(
         lowering.low.makers,
-        tvm_target(machine),
+        tvm_target(machine, plan.features),
         source_version=generator_version(),
         progress=_part(progress, "kernels"),
     )
@@ -256,7 +256,9 @@ class _Builder:
         from sparsecc.targets.cpu import machine_for
 
         features = ["x86_64"] if not host_machine().startswith("x86_64-") else []
-        return features + [f for f in machine_for(self.target).features if f not in host_features()]
+        machine = machine_for(self.target)
+        needed = (*machine.features, *filter(None, [machine.dot]))
+        return features + [feature for feature in needed if feature not in host_features()]
 
     def _build(
         self, model: ir.Model, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()

@@ -1,12 +1,14 @@
 """Target `cpu`: x86-64 with AVX2 or AVX-512, chosen by psABI level so that needed features are exact.
 
 `host` (and `cpu`) is the highest level that this machine has; a level may also be named, to compile for
-another machine.
+another machine. Products of 8-bit codes use VNNI where `host` has it or the name ends in `+vnni`; artifacts
+without such products do not need it.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,8 @@ MACHINES: dict[str, Machine] = {
     "x86-64-v3": Machine("x86-64-v3", 8, 16, _V3, l1_bytes=32 * 1024, l2_bytes=512 * 1024),
     "x86-64-v4": Machine("x86-64-v4", 16, 32, _V4, l1_bytes=32 * 1024, l2_bytes=1024 * 1024),
 }
+_VNNI = {"x86-64-v3": "avx_vnni", "x86-64-v4": "avx512_vnni"}
+MACHINES |= {f"{name}+vnni": replace(MACHINES[name], dot=feature) for name, feature in _VNNI.items()}
 NAMES = ("cpu", "host", *MACHINES)
 
 
@@ -36,8 +40,9 @@ def machine_for(target: str) -> Machine:
     if target not in NAMES:
         raise UsageError(f"there is no target {target!r}; targets are {', '.join(NAMES)}")
     features = host_features()
-    for machine in reversed(MACHINES.values()):
-        if features.issuperset(machine.features):
+    best = sorted(MACHINES.values(), key=lambda machine: (machine.lanes, machine.dot), reverse=True)
+    for machine in best:
+        if features.issuperset((*machine.features, *filter(None, [machine.dot]))):
             return replace(
                 machine,
                 l1_bytes=_cache_bytes(0, machine.l1_bytes),
@@ -59,6 +64,9 @@ def _cache_bytes(index: int, otherwise: int) -> int:
     return int(text[:-1]) * 1024 if text.endswith("K") and text[:-1].isdigit() else otherwise
 
 
-def tvm_target(machine: Machine) -> dict[str, object]:
-    """TVM's description of a machine."""
-    return {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": machine.name}
+def tvm_target(machine: Machine, features: Sequence[str] = ()) -> dict[str, object]:
+    """TVM's description of a machine, of which kernels use the given `features`."""
+    target: dict[str, object] = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": machine.name}
+    if machine.dot and machine.dot in features:
+        target["mattr"] = [f"+{machine.dot.replace('_', '')}"]
+    return target

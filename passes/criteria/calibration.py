@@ -5,7 +5,9 @@ Read as a stream, so that a data set never has to fit in memory; made of noise w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -90,6 +92,27 @@ class Calibration:
                 f"there are {len(self.targets)} targets for {count} calibration batches; give one per batch"
             )
 
+    def cut(self, model: ir.Model) -> Calibration:
+        """Batches of the size that the model takes, from such as are a multiple of it in all inputs.
+
+        x [64, 3, 224, 224] for an input [1, 3, 224, 224]  ->  64 batches; targets are left out.
+
+        Args:
+            model: whose inputs the batches are for; symbolic first dimensions take any size.
+        """
+
+        def batches() -> Iterator[Batch]:
+            for batch in self.batches() if callable(self.batches) else self.batches:
+                parts = _parts(batch, model)
+                if parts == 1:
+                    yield batch
+                    continue
+                arrays = {name: np.split(np.asarray(array), parts) for name, array in batch.items()}
+                for number in range(parts):
+                    yield {name: pieces[number] for name, pieces in arrays.items()}
+
+        return Calibration(batches)
+
     @classmethod
     def noise(cls, groups: Groups, count: int = 32, seed: int = 0) -> Calibration:
         """Noise in place of data, for models that come without any (OBSPA, arXiv 2403.18955).
@@ -115,6 +138,51 @@ class Calibration:
                 }
 
         return cls(batches)
+
+
+def read_calibration(
+    files: Sequence[str | os.PathLike[str]], option: str, inputs: Collection[str] = ()
+) -> Calibration:
+    """Batches from .npz files: arrays by input name, and `target` where there is one.
+
+    Args:
+        files: one batch each.
+        option: named in errors.
+        inputs: names of the model's inputs, of which one may be `target`.
+
+    Raises:
+        UsageError: a file that cannot be read, or only some files with a target.
+    """
+    batches: list[dict[str, np.ndarray]] = []
+    targets: list[np.ndarray] = []
+    for file in files:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                batch = dict(arrays)
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise UsageError(f"{option} {file} is no .npz file with arrays by input name: {error}") from error
+        if "target" in batch and "target" not in inputs:
+            targets.append(batch.pop("target"))
+        batches.append(batch)
+    if targets and len(targets) < len(batches):
+        raise UsageError(
+            f"{len(targets)} of {len(batches)} files of {option} have a target: give all or none"
+        )
+    return Calibration(batches, targets or None)
+
+
+def _parts(batch: Batch, model: ir.Model) -> int:
+    """How many times the model's own batch; 1 where that is not clear, which the check of shapes refuses."""
+    if not isinstance(batch, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return 1
+    counts: set[int] = set()
+    for value in model.graph.inputs:
+        size = value.shape[0] if value.shape is not None and len(value.shape) else None
+        shape = np.shape(batch[value.name or ""]) if value.name in batch else ()
+        if not isinstance(size, int) or not size or not shape or shape[0] % size:
+            return 1
+        counts.add(shape[0] // size)
+    return max(*counts, 1) if len(counts) == 1 else 1
 
 
 def _noise(

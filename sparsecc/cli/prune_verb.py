@@ -16,7 +16,6 @@ from sparsecc.errors import UsageError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from sparsecc.passes.criteria import Calibration
     from sparsecc.pruner import PruneResult
 
 _DETAILS = """\
@@ -192,6 +191,7 @@ def _pruned(
     bounds: Mapping[str, float],
     progress: Progress,
 ) -> list[PruneResult]:
+    from sparsecc.passes.criteria.calibration import read_calibration
     from sparsecc.passes.prune_plan import PrunePlan
     from sparsecc.pruner import PruneOptions, prune, prune_ratios, replay
 
@@ -206,7 +206,8 @@ def _pruned(
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)
     if args.data:
-        options["data"] = _calibration(args.data, [value.name or "" for value in model.graph.inputs])
+        inputs = [value.name or "" for value in model.graph.inputs]
+        options["data"] = read_calibration(args.data, "--data", inputs)
     if args.reconstruct is not None:
         options["reconstruct"] = args.reconstruct
         options["regress"] = args.regress
@@ -268,34 +269,6 @@ def _shares(texts: Sequence[str], option: str) -> dict[str, float]:
             raise UsageError(f"{option} gives {name} twice")
         found[name] = value
     return found
-
-
-def _calibration(files: Sequence[Path], inputs: Sequence[str]) -> Calibration:
-    """Batches from .npz files.
-
-    Raises:
-        UsageError: a file that cannot be read, or only some files with a target.
-    """
-    import zipfile
-
-    import numpy as np
-
-    from sparsecc.passes.criteria import Calibration
-
-    batches: list[Mapping[str, np.ndarray]] = []
-    targets: list[np.ndarray] = []
-    for file in files:
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                batch = dict(arrays)
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-            raise UsageError(f"--data {file} is no .npz file with arrays by input name: {error}") from error
-        if "target" in batch and "target" not in inputs:
-            targets.append(batch.pop("target"))
-        batches.append(batch)
-    if targets and len(targets) < len(batches):
-        raise UsageError(f"{len(targets)} of {len(batches)} files of --data have a target: give all or none")
-    return Calibration(batches, targets or None)
 
 
 def _print(result: PruneResult) -> None:

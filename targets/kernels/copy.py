@@ -57,12 +57,16 @@ class FillForm:
     pieces: tuple[tuple[int, int, int, int], ...]
     planes: tuple[tuple[int, int], ...]  # (count, stride), outermost first
     lanes: int
+    bits: int = 0  # of every element written
 
 
-def zero_halo_call(layout: Layout, shape: Sequence[int], spec: PlaneSpec, lanes: int) -> KernelCall:
+def zero_halo_call(
+    layout: Layout, shape: Sequence[int], spec: PlaneSpec, lanes: int, bits: int = 0
+) -> KernelCall:
     """Zero the padding of fp32 planes [N, C, H, W]: the rows above and below, the columns left and between.
 
-    Pointer: the planes' buffer. No element is touched, nor anything outside the planes' channel pitch.
+    With `bits`, put that int32 there, for other elements of four bytes. Pointer: the planes' buffer. No
+    element is touched, nor anything outside the planes' channel pitch.
     """
     n, c, h, w = shape
     row = spec.row_pitch
@@ -76,7 +80,7 @@ def zero_halo_call(layout: Layout, shape: Sequence[int], spec: PlaneSpec, lanes:
     tail = row - w + max(behind, 0)
     if tail > 0:
         pieces.append((layout.origin + (h - 1) * row + w, tail, 1, 0))
-    form = FillForm(tuple(pieces), ((n, layout.strides[0]), (c, layout.strides[1])), lanes)
+    form = FillForm(tuple(pieces), ((n, layout.strides[0]), (c, layout.strides[1])), lanes, bits)
     symbol = structural_name("zero_halo", form)
     return KernelCall(symbol, partial(zero_halo_kernel, form, symbol), (), n * c)
 
@@ -85,7 +89,7 @@ def zero_halo_kernel(form: FillForm, symbol: str) -> tirx.PrimFunc:
     """Pointer: the buffer. No scalars. Extent: planes."""
     b = KernelBuilder()
     out = b.pointer("out")
-    zero = const(0.0, "float32")
+    zero = tirx.reinterpret("float32", const(form.bits)) if form.bits else const(0.0, "float32")
     with b.loop(b.end - b.begin, b.begin) as u:
         rest: Any = u
         base: Any = const(0)

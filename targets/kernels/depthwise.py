@@ -35,7 +35,9 @@ class DepthwiseForm:
 
 
 @dataclass(frozen=True)
-class _Strip:
+class Strip:
+    """Output rows that are computed together."""
+
     rows: int
     start: Any  # first output row, a number or an expression
     known: int | None  # the same as a number where rows are checked against the plane
@@ -62,19 +64,11 @@ def depthwise_kernel(form: DepthwiseForm, symbol: str) -> Any:
         x0 = b.register(batch * x_batch + source * x_pitch + x_origin, dtype="int32").value
         y0 = b.register(m * y_pitch + y_origin, dtype="int32").value
         y_at = b.register(batch * y_batch, dtype="int32").value
-        emit = _StripWriter(b, form, (value, bias, x, y), operands, (m, batch, x0, y0, y_at))
-        top, interior, bottom = _strips(form)
-        for strip in top:
-            emit.strip(strip)
-        if interior[1] > interior[0]:
-            with b.loop(interior[1] - interior[0]) as i:
-                emit.strip(_Strip(form.strip, (i + interior[0]) * form.strip, None))
-        for strip in bottom:
-            emit.strip(strip)
+        StripWriter(b, form, (value, bias, x, y), operands, (m, batch, x0, y0, y_at)).planes()
     return b.function(symbol)
 
 
-def _strips(form: DepthwiseForm) -> tuple[list[_Strip], tuple[int, int], list[_Strip]]:
+def strips(form: DepthwiseForm) -> tuple[list[Strip], tuple[int, int], list[Strip]]:
     """Strips that touch the plane's top edge, the range of inner ones, and the others."""
     H, OH = form.size[0], form.out_size[0]
     count = -(-OH // form.strip)
@@ -91,13 +85,13 @@ def _strips(form: DepthwiseForm) -> tuple[list[_Strip], tuple[int, int], list[_S
     while high < count and flags[high]:
         high += 1
 
-    def known(i: int) -> _Strip:
-        return _Strip(min(form.strip, OH - i * form.strip), i * form.strip, i * form.strip)
+    def known(i: int) -> Strip:
+        return Strip(min(form.strip, OH - i * form.strip), i * form.strip, i * form.strip)
 
     return [known(i) for i in range(low)], (low, high), [known(i) for i in range(high, count)]
 
 
-class _StripWriter:
+class StripWriter:
     """Emits the code of one strip of output rows."""
 
     def __init__(
@@ -111,8 +105,21 @@ class _StripWriter:
         self.b, self.form, self.operands = b, form, operands
         self.value, self.bias, self.x, self.y = pointers
         self.m, self.batch, self.x0, self.y0, self.y_at = at
+        self.outside: Any = vector_of(const(0.0, "float32"), form.lanes)
 
-    def strip(self, strip: _Strip) -> None:
+    def planes(self) -> None:
+        """All strips of a plane."""
+        top, interior, bottom = strips(self.form)
+        for strip in top:
+            self.strip(strip)
+        if interior[1] > interior[0]:
+            with self.b.loop(interior[1] - interior[0]) as i:
+                self.strip(Strip(self.form.strip, (i + interior[0]) * self.form.strip, None))
+        for strip in bottom:
+            self.strip(strip)
+
+    def strip(self, strip: Strip) -> None:
+        """One strip, a vector of columns after the other."""
         V, OW = self.form.lanes, self.form.out_size[1]
         if OW < V:
             self.column(strip, 0, 0)
@@ -136,7 +143,8 @@ class _StripWriter:
         last = f.stride[1] * (column + f.lanes - 1) - f.pad[1] + f.dilation[1] * (f.kernel[1] - 1)
         return first >= 0 and last < f.size[1]
 
-    def column(self, strip: _Strip, column: Any, known: int) -> None:
+    def column(self, strip: Strip, column: Any, known: int) -> None:
+        """A vector of columns of a strip; `known` is a column with as many neighbours inside the row."""
         f, b, V = self.form, self.b, self.form.lanes
         kh, kw = f.kernel
         acc = [b.register(vector_of(self.bias[self.m], V), V) for _ in range(strip.rows)]
@@ -150,7 +158,7 @@ class _StripWriter:
                 readers.setdefault(row, []).append((r, dy))
         for row, dx in product(sorted(readers), range(kw)):
             at = self.x0 + (f.stride[0] * strip.start + row) * f.row_pitch
-            loaded = b.register(self._load(at, column, known, f.dilation[1] * dx - f.pad[1]), V).value
+            loaded = b.register(self.load(at, column, known, f.dilation[1] * dx - f.pad[1]), V).value
             for r, dy in readers[row]:
                 b.set(acc[r], acc[r].value + w[dy * kw + dx] * loaded)
         for r in range(strip.rows):
@@ -158,8 +166,8 @@ class _StripWriter:
             out = self.operands.apply(acc[r].value, row=self.m, index=index, batch=self.batch, lanes=V)
             b.store(self.y, index + self.y_at, out, V)
 
-    def _load(self, row_at: Any, column: Any, known: int, shift: int) -> Any:
-        """The lanes x[row, stride * (column + lane) + shift], 0 where that is outside the row.
+    def load(self, row_at: Any, column: Any, known: int, shift: int) -> Any:
+        """The lanes x[row, stride * (column + lane) + shift], `outside` where that is outside the row.
 
         Lanes behind the last output column hold anything.
         """
@@ -182,7 +190,7 @@ class _StripWriter:
             return loaded
         lane = ramp(0, V)
         keep = tirx.And(lane >= vector_of(const(low), V), lane < vector_of(const(high), V))
-        return tirx.Select(keep, loaded, vector_of(const(0.0, "float32"), V))
+        return tirx.Select(keep, loaded, self.outside)
 
 
 def choose_strip(out_size: tuple[int, int], stride: tuple[int, int], lanes: int) -> int:

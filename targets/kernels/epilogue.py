@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsecc.targets.kernels import vector_math
+from sparsecc.targets.kernels.codes import byte_of
 from sparsecc.targets.tir import KernelBuilder, Pointer, const, vector_of
 
 
@@ -18,7 +19,8 @@ class Operand:
     """An operand of an epilogue op.
 
     kind: "step" (the result of step `index`; step 0 is the accumulator), "constant" (`value`), "row"
-    (pointer `index`, one value per output row) or "tensor" (pointer `index`, laid out as the output).
+    (pointer `index`, one value per output row), "tensor" (pointer `index`, laid out as the output) or "codes"
+    (the same in words of 8-bit codes, whose numbers are taken).
     """
 
     kind: str
@@ -51,8 +53,10 @@ class EpilogueOperands:
         self._b = builder
         self._epilogue = epilogue
         self._rows: list[Pointer] = [builder.pointer(f"row_operand{i}") for i in range(epilogue.row_pointers)]
+        coded = {o.index for op in epilogue.ops for o in op.operands if o.kind == "codes"}
         self._tensors: list[Pointer] = [
-            builder.pointer(f"residual{i}") for i in range(epilogue.tensor_pointers)
+            builder.pointer(f"residual{i}", "int32" if i in coded else "float32")
+            for i in range(epilogue.tensor_pointers)
         ]
         self._strides: list[Any] = []
 
@@ -61,13 +65,22 @@ class EpilogueOperands:
         self._strides = [self._b.scalar(f"residual_batch{i}") for i in range(self._epilogue.tensor_pointers)]
 
     def apply(
-        self, value: Any, *, row: Any, index: Any, batch: Any, lanes: int, rows_in_lanes: bool = False
+        self,
+        value: Any,
+        *,
+        row: Any,
+        index: Any,
+        batch: Any,
+        lanes: int,
+        rows_in_lanes: bool = False,
+        byte: int = 0,
     ) -> Any:
         """The stored value for an accumulator.
 
         Args:
             row: output row; the first one where the lanes run along rows.
             index: element index of the first lane in the output's layout, batch 0.
+            byte: of a word, where the row's codes lie.
         """
         if not self._epilogue.ops:
             return value
@@ -86,7 +99,8 @@ class EpilogueOperands:
                     )
                 else:
                     stride = self._strides[operand.index]
-                    arguments.append(self._tensors[operand.index].vector(index + batch * stride, lanes))
+                    loaded = self._tensors[operand.index].vector(index + batch * stride, lanes)
+                    arguments.append(byte_of(loaded, byte, lanes) if operand.kind == "codes" else loaded)
             result = vector_math.OPS[op.op](self._b, arguments, dict(op.attributes), lanes)
             steps.append(self._b.register(result, lanes).value)
         return steps[-1]

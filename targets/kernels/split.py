@@ -90,6 +90,7 @@ class SplitForm:
     plan: PhasePlan
     row_pitch: int
     lanes: int
+    bits: int = 0  # of the padding, for elements of four bytes that are not fp32
 
     @property
     def exact_reads(self) -> bool:
@@ -111,7 +112,8 @@ def split_kernel(form: SplitForm, symbol: str) -> Any:
     channels, x_pitch, x_origin, x_batch = (
         b.scalar(n) for n in ("channels", "x_pitch", "x_origin", "x_batch")
     )
-    zero = vector_of(const(0.0, "float32"), V)
+    padding = tirx.reinterpret("float32", const(form.bits)) if form.bits else const(0.0, "float32")
+    zero = vector_of(padding, V)
     with b.loop(b.end - b.begin, b.begin) as u:
         batch = b.register(tirx.truncdiv(u, channels), dtype="int32").value
         source = b.register(

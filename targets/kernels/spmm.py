@@ -32,6 +32,7 @@ from sparsecc.targets.kernels.quads import (
 from sparsecc.targets.tir import KernelBuilder, Register, vector_of
 
 FloatArray = npt.NDArray[np.float32]
+Weights = FloatArray | npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -173,7 +174,7 @@ class SpmmTables:
     group_origin: IntArray
     row: IntArray
     offset: npt.NDArray[Any]
-    value: FloatArray
+    value: Weights
     part_count: int
     chunked: bool
     blocks: int
@@ -186,13 +187,13 @@ class SpmmTables:
         return [*groups, self.row, self.offset, self.value]
 
 
-def block_mask(matrix: FloatArray, rows: int) -> BoolArray:
+def block_mask(matrix: Weights, rows: int) -> BoolArray:
     """Which blocks of `rows` x 1 hold a nonzero; [ceil(M / rows), K] from [M, K]."""
     return coarser(matrix != 0, rows, 1)
 
 
 def pack_spmm(
-    matrix: FloatArray,
+    matrix: Weights,
     offset: npt.NDArray[np.integer[Any]],
     rows: int,
     *,
@@ -202,6 +203,8 @@ def pack_spmm(
     packed: bool = False,
 ) -> SpmmTables:
     """Pack [M, K] weights; `offset` is [K] (all rows alike) or [blocks, K] (grouped convolution).
+
+    Weights are fp32, or words of four 8-bit weights for the kernel of dots.py.
 
     Args:
         rows: R; missing rows of the last block count as zeros.
@@ -220,7 +223,7 @@ def pack_spmm(
         )
     mask = np.ones((-(-M // rows), K), np.bool_) if dense else block_mask(matrix, rows)
     B = mask.shape[0]
-    padded = np.zeros((B * rows, K), np.float32)
+    padded = np.zeros((B * rows, K), matrix.dtype)
     padded[:M] = matrix
     blocks = padded.reshape(B, rows, K)
     per_row = offset if offset.ndim == 2 else np.broadcast_to(offset, (B, K))

@@ -24,7 +24,8 @@ WIDEST_STRIDE = 64  # columns; a vector of wider strided reads would leave the s
 
 @dataclass(frozen=True)
 class Call:
-    """A node of the graph: `anchor` does the work, `tail` is applied to its result."""
+    """A node of the graph: `anchor` does the work, `tail` is applied to its result, `coding` turns that into
+    8-bit codes."""
 
     node: ir.Node
     anchor: ir.Node
@@ -32,6 +33,7 @@ class Call:
     output: ir.Value
     tail: tuple[ir.Node, ...]
     binding: dict[ir.Value, ir.Value]
+    coding: ir.Node | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +51,10 @@ def call_of(model: ir.Model, node: ir.Node) -> Call:
         return Call(node, node, tuple(node.inputs), node.outputs[0], (), {})
     parts = fused_parts(model, node)
     inputs = tuple(None if v is None else parts.binding[v] for v in parts.anchor.inputs)
-    return Call(node, parts.anchor, inputs, node.outputs[0], tuple(parts.epilogue), parts.binding)
+    tail, coding = parts.epilogue, None
+    if tail and tail[-1].op_type == "QuantizeLinear":
+        tail, coding = tail[:-1], tail[-1]
+    return Call(node, parts.anchor, inputs, node.outputs[0], tuple(tail), parts.binding, coding)
 
 
 def unfused(call: Call) -> tuple[list[ir.Node], dict[ir.Value, ir.Value]]:
@@ -60,7 +65,7 @@ def unfused(call: Call) -> tuple[list[ir.Node], dict[ir.Value, ir.Value]]:
     copies: dict[ir.Value, ir.Value] = {}
     actual: dict[ir.Value, ir.Value] = {}
     nodes: list[ir.Node] = []
-    body = [call.anchor, *call.tail]
+    body = [call.anchor, *call.tail, *([] if call.coding is None else [call.coding])]
 
     def copy_of(value: ir.Value) -> ir.Value:
         if value not in copies:

@@ -26,6 +26,7 @@ from sparsecc.targets.lower.other import (
 )
 from sparsecc.targets.lower.preference import Preferences
 from sparsecc.targets.lower.product import lower_product
+from sparsecc.targets.lower.recode import lower_decode, lower_encode
 from sparsecc.targets.lower.regions import POOLS, PlaneRegions
 from sparsecc.targets.lower.state import (
     LayerReport,
@@ -93,6 +94,9 @@ class GraphLowering:
             return
         call = call_of(self.model, node)
         op = call.anchor.op_type
+        if call.coding is not None and self.regions.codes.of(call.output) is None:
+            self._generic(call)
+            return
         if call.anchor.domain not in ("", "ai.onnx"):
             raise UnsupportedOpError(
                 f"op {node.domain}::{node.op_type} (node {call.name!r}) is not in the ONNX standard "
@@ -105,7 +109,10 @@ class GraphLowering:
         elif op == "Conv" and (geometry := conv_geometry(call)) is not None:
             lower_conv(self.low, self.regions, call, geometry)
         elif op in ("MatMul", "Gemm") and (weights := linear_weights(call)) is not None:
-            lower_linear(self.low, call, weights)
+            lower_linear(self.low, self.regions, call, weights)
+        elif op in ("QuantizeLinear", "DequantizeLinear") and (codes := self.regions.codes.of(call.output)):
+            recode = lower_encode if op == "QuantizeLinear" else lower_decode
+            recode(self.low, self.regions, node, codes)
         elif op == "MatMul" and call.output.dtype == ir.DataType.FLOAT:
             lower_product(self.low, call, self.wishes.of(call.output))
         elif not self._has_own_kernel(node) and not lower_view(self.low, node):
@@ -120,7 +127,7 @@ class GraphLowering:
         return node.op_type in NORMS and lower_norm(self.low, node, self._layout_of)
 
     def _generic(self, call: Call) -> None:
-        if call.tail:
+        if call.tail or call.coding is not None:
             nodes, actual = unfused(call)
             lower_chain(self.low, nodes, self._layout_of, actual)
         else:
@@ -142,6 +149,12 @@ class GraphLowering:
     def _zero_halo(self, value: ir.Value, made: Stored | None) -> None:
         planes = self.regions.planes(value)
         if planes is None or not planes.zero:
+            return
+        codes = self.regions.codes.of(value)
+        if made is None and codes is not None:
+            if codes.value is value:
+                words, bits = self.low.words(value), codes.zero_word
+                zero_halo(self.low, words, codes.words, planes.spec, value.name or "", bits)
             return
         layout = self.regions.layout(value)
         for stored in self.low.versions(value) if made is None else [made]:
@@ -175,7 +188,7 @@ class GraphLowering:
             weights=self.low.weights,
             objects={},
             symbols=dict(self.low.signatures),
-            features=self.low.machine.features,
+            features=tuple(self.low.features),
             report={"layers": [_layer(layer) for layer in self.low.layers]},
         )
 

@@ -16,7 +16,11 @@ from sparsecc.targets.kernels.nibbles import NibblesForm, nibbles_kernel, pack_n
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, tail_of
-from sparsecc.targets.lower.conv import padded_rows_of, residuals, row_operand_pointers, spmm_call
+from sparsecc.targets.lower.conv import spmm_call
+from sparsecc.targets.lower.conv_planes import define_result
+from sparsecc.targets.lower.dots import Sums, choose_dots, dots_step, finish_of
+from sparsecc.targets.lower.regions import PlaneRegions
+from sparsecc.targets.lower.rowwise import padded_rows_of, residuals, row_operand_pointers
 from sparsecc.targets.lower.select import RowsChoice, choose_rows, choose_spmm
 from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored, at_origin, base, shape_of
 
@@ -46,7 +50,7 @@ def linear_layout(shape: tuple[int, ...], lanes: int) -> Layout:
     return padded_rows(shape, lanes) if few(shape) else Layout.features(shape, lanes)
 
 
-def lower_linear(low: Lowering, call: Call, weights: LinearWeights) -> None:
+def lower_linear(low: Lowering, regions: PlaneRegions, call: Call, weights: LinearWeights) -> None:
     """Emit a linear layer."""
     x_value, out = call.inputs[0], call.output
     assert x_value is not None
@@ -59,12 +63,56 @@ def lower_linear(low: Lowering, call: Call, weights: LinearWeights) -> None:
     for part in (weights.bias, tail.bias):
         if part is not None:
             bias[:rows] += part
+    if _codes(low, regions, call, weights, tail, bias, shape):
+        return
     y = low.buffer(linear_layout(out_shape, low.machine.lanes), "float32", out.name or "")
     if few(shape):
         _few_columns(low, call, weights, tail, bias, shape, y)
     else:
         _many_columns(low, call, weights, tail, bias, shape, y)
-    low.define(out, y)
+    define_result(low, regions, call, y)
+
+
+def _codes(
+    low: Lowering,
+    regions: PlaneRegions,
+    call: Call,
+    weights: LinearWeights,
+    tail: Tail,
+    bias: FloatArray,
+    shape: tuple[int, ...],
+) -> bool:
+    """Emit a layer of 8-bit codes with 8-bit weights and many columns; False for others."""
+    source = regions.codes.of(call.inputs[0])
+    if source is None or source.planes or few(shape) or weights.transposed_input:
+        return False
+    found = quantized_of(weights.matrix)
+    if found is None or found.bits != 8:
+        return False
+    sums = Sums.of(found.codes, found.scale, source, bias)
+    finish = finish_of(
+        low, regions, call, tail, sums, linear_layout(shape_of(call.output), low.machine.lanes)
+    )
+    vectors = -(-columns_of(shape) // low.machine.lanes)
+    words, choice = choose_dots(
+        low, found.codes, 1, vectors,
+        group_rows=len(found.codes), batch=1, dense_only=low.keep_dense(call.name),
+    )  # fmt: skip
+    x = low.words(source.value)
+    offsets = x.layout.origin + np.arange(words.shape[1], dtype=np.int64) * x.layout.strides[-1]
+    step = dots_step(
+        low, call, words, offsets, choice, finish,
+        vectors=vectors, batch=1, x=x, strides=(finish.y.layout.strides[-1], 0, 0),
+    )  # fmt: skip
+    if finish.limits is None:
+        define_result(low, regions, call, finish.y)
+    else:
+        low.define_words(call.output, finish.y)
+    columns = columns_of(shape)
+    _report(
+        low, call, weights, columns, choice.label, choice.reason, choice.seconds, choice.dense_seconds, step
+    )
+    return True
 
 
 def _matrix_view(stored: Stored, shape: tuple[int, ...], transposed: bool) -> Layout | None:
@@ -117,7 +165,7 @@ def _few_columns(
     step = low.step(
         call.name, choice.kind if choice.kind in ("lookup", "csr", "nibbles") else "rows", symbol,
         [*tables, *low.pack(bias), at_origin(x), at_origin(y),
-         *row_operand_pointers(low, tail), *map(at_origin, extra)],
+         *row_operand_pointers(low, tail.row_operands), *map(at_origin, extra)],
         [*scalars, view.strides[0], y_n, *(0 for _ in extra)],
         -(-matrix.shape[0] // choice.rows),
     )  # fmt: skip
@@ -199,7 +247,14 @@ def _many_columns(
         call.name,
         "spmm",
         symbol,
-        [*tables, *low.pack(bias), base(x), base(y), *row_operand_pointers(low, tail), *map(base, extra)],
+        [
+            *tables,
+            *low.pack(bias),
+            base(x),
+            base(y),
+            *row_operand_pointers(low, tail.row_operands),
+            *map(base, extra),
+        ],
         [*counts, y.layout.strides[-1], y.layout.origin, 0, 0, *(0 for _ in extra)],
         extent,
     )

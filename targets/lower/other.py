@@ -93,9 +93,11 @@ def copy_to(
     return made
 
 
-def zero_halo(low: Lowering, stored: Stored, shape: tuple[int, ...], spec: PlaneSpec, name: str) -> None:
-    """Write zeros around the planes of a value."""
-    call = zero_halo_call(stored.layout, shape, spec, low.machine.lanes)
+def zero_halo(
+    low: Lowering, stored: Stored, shape: tuple[int, ...], spec: PlaneSpec, name: str, bits: int = 0
+) -> None:
+    """Write zeros, or elements of these bits, around the planes of a value."""
+    call = zero_halo_call(stored.layout, shape, spec, low.machine.lanes, bits)
     low.makers.setdefault(call.symbol, call.make)
     low.step(f"{name}.zeros", "zeros", call.symbol, [base(stored)], [], call.extent)
 

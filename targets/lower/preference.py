@@ -31,6 +31,8 @@ class Preferences:
     def _wish(self, value: ir.Value) -> Layout | None:
         if value.dtype != ir.DataType.FLOAT or value.shape is None or not value.shape.is_static():
             return None
+        if self._regions.codes.of(value) is not None:
+            return None
         planes = self._regions.layout(value)
         if planes is not None:
             return planes
@@ -49,6 +51,8 @@ class Preferences:
             if any(call.binding.get(v) is value for n in call.tail for v in n.inputs if v is not None):
                 return self._tail_wish(shape)
             return None
+        if (codes := self._regions.codes.of(call.output)) is not None and call.anchor is call.node:
+            return self._regions.layout(codes.value) if codes.planes else Layout.features(shape, self._lanes)
         if not node.outputs or (position != 0 and node.op_type not in ELEMENTWISE):
             return None
         wish = self._known.get(node.outputs[0])

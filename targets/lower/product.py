@@ -9,7 +9,7 @@ from sparsecc.targets.kernels.matmul import MatMulForm, matmul_kernel
 from sparsecc.targets.kernels.spmm import tile_classes
 from sparsecc.targets.layout import Layout, odd_lines, round_up
 from sparsecc.targets.lower.call import Call, tail_of
-from sparsecc.targets.lower.conv import residuals
+from sparsecc.targets.lower.rowwise import residuals
 from sparsecc.targets.lower.state import Lowering, Stored, at_origin, shape_of
 
 

@@ -18,6 +18,7 @@ from sparsecc.targets.kernels.split import minimum_pitch
 from sparsecc.targets.kernels.spmm import block_mask
 from sparsecc.targets.layout import Layout, PlaneSpec, round_up
 from sparsecc.targets.lower.call import Call, call_of, conv_geometry
+from sparsecc.targets.lower.codes import CodedValues, Codes
 from sparsecc.targets.lower.elementwise import ELEMENTWISE
 from sparsecc.targets.lower.state import shape_of
 
@@ -35,10 +36,11 @@ class Planes:
 
 
 class PlaneRegions:
-    """The plane layout of every value that has one."""
+    """The plane layout of every value that has one; values in codes share that of their words."""
 
     def __init__(self, model: ir.Model, lanes: int) -> None:
         self._lanes = lanes
+        self.codes = CodedValues(model)
         self._graph: nx.Graph[ir.Value] = nx.Graph()
         self._zero: set[ir.Value] = set()
         self._aligned: set[ir.Value] = set()
@@ -48,39 +50,49 @@ class PlaneRegions:
         self._planes = self._solve()
 
     def planes(self, value: ir.Value) -> Planes | None:
-        return self._planes.get(value)
+        return self._planes.get(self.codes.stored(value))
 
     def layout(self, value: ir.Value) -> Layout | None:
-        found = self._planes.get(value)
+        """Of fp32 planes."""
+        found = self.planes(value)
         return None if found is None else found.spec.layout(shape_of(value), self._lanes)
+
+    def words(self, codes: Codes) -> Layout:
+        """Of the words of a value in codes."""
+        if not codes.planes:
+            return codes.layout(self._lanes)
+        return self._planes[codes.value].spec.layout(codes.words, self._lanes)
 
     def _visit(self, call: Call) -> None:
         op = call.anchor.op_type
         x, y = call.inputs[0] if call.inputs else None, call.output
-        if x is None or not _is_planes(y):
+        if x is None or not self._is_planes(y):
             return
+        x = self.codes.stored(x)
+        if self.codes.of(y) is not None:
+            self._add(self.codes.stored(y))
         if op == "Conv":
             self._visit_conv(call, x, y)
         elif op in POOLS:
-            if _is_planes(x):
+            if self._is_planes(x):
                 self._add(x)
             if y.shape is not None and shape_of(y)[2:] != (1, 1):
                 self._add(y)
         elif call.node.domain == "" and _elementwise_planes(call):
-            operands = [v for v in call.inputs if v is not None and _is_planes(v) and v.shape == y.shape]
-            for operand in operands:
-                self._tie(operand, y)
+            for operand in call.inputs:
+                if operand is not None and self._is_planes(operand) and operand.shape == y.shape:
+                    self._tie(self.codes.stored(operand), y)
 
     def _visit_conv(self, call: Call, x: ir.Value, y: ir.Value) -> None:
         g = conv_geometry(call)
-        if g is None or not _is_planes(x):
+        if g is None or not self._is_planes(x):
             return
         self._add(y)
         if not x.is_graph_input():
             self._add(x)
         if not g.depthwise:
             self._need(y, (minimum_pitch(g), 0, 0, 0))
-            if g.stride == (1, 1) and g.kernel[1] > 1 and _scattered(call):
+            if g.stride == (1, 1) and g.kernel[1] > 1 and self.codes.of(x) is None and _scattered(call):
                 self._aligned.add(y)
             if flat(g) and not x.is_graph_input():
                 self._tie(x, y)
@@ -94,7 +106,7 @@ class PlaneRegions:
             for value in node.inputs:
                 actual = None if value is None else call.binding.get(value)
                 if actual is not None and constant_of(actual) is None:
-                    self._tie(actual, y)
+                    self._tie(self.codes.stored(actual), y)
 
     def _add(self, value: ir.Value) -> None:
         self._graph.add_node(value)
@@ -105,6 +117,15 @@ class PlaneRegions:
 
     def _need(self, value: ir.Value, need: tuple[int, int, int, int]) -> None:
         self._needs.setdefault(value, []).append(need)
+
+    def _is_planes(self, value: ir.Value) -> bool:
+        return (
+            (value.dtype == ir.DataType.FLOAT or self.codes.of(value) is not None)
+            and value.shape is not None
+            and value.shape.rank() == 4
+            and value.shape.is_static()
+            and constant_of(value) is None
+        )
 
     def _solve(self) -> dict[ir.Value, Planes]:
         result: dict[ir.Value, Planes] = {}
@@ -144,16 +165,6 @@ def has_padding(g: ConvGeometry) -> bool:
         if low > 0 or g.out_size[axis] - 1 + high >= g.size[axis]:
             return True
     return False
-
-
-def _is_planes(value: ir.Value) -> bool:
-    return (
-        value.dtype == ir.DataType.FLOAT
-        and value.shape is not None
-        and value.shape.rank() == 4
-        and value.shape.is_static()
-        and constant_of(value) is None
-    )
 
 
 def _elementwise_planes(call: Call) -> bool:

@@ -17,10 +17,11 @@ from sparsecc.cost import (
     spmm_seconds,
 )
 from sparsecc.ir.encoding import coarser
+from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
 from sparsecc.targets.kernels.quads import chains, side_loads
-from sparsecc.targets.kernels.spmm import block_mask, tile_classes
+from sparsecc.targets.kernels.spmm import Weights, block_mask, tile_classes
 from sparsecc.targets.lower.state import Machine
 
 FloatArray = npt.NDArray[np.float32]
@@ -41,6 +42,7 @@ class SpmmChoice:
         rows, width: R and the widest J.
         chunk: columns of a chunk.
         dense: all columns are kept.
+        words: a column is a word of four channels of 8 bits.
         seconds, dense_seconds: predictions for this form and the best dense one.
     """
 
@@ -50,11 +52,13 @@ class SpmmChoice:
     dense: bool
     seconds: float
     dense_seconds: float
+    words: bool = False
 
     @property
     def label(self) -> str:
         kind = "dense" if self.dense else "sparse"
-        return f"{kind} {self.rows}x1 tile {self.rows}x{self.width}"
+        block = f"int8 {kind} {self.rows}x4" if self.words else f"{kind} {self.rows}x1"
+        return f"{block} tile {self.rows}x{self.width}"
 
     @property
     def reason(self) -> str:
@@ -68,7 +72,7 @@ def vector_machine(machine: Machine) -> VectorMachine:
 
 
 def choose_spmm(
-    matrix: FloatArray,
+    matrix: Weights,
     vectors: int,
     taps: int,
     machine: Machine,
@@ -77,6 +81,7 @@ def choose_spmm(
     batch: int,
     dense_only: bool,
     shiftable: bool = False,
+    words: bool = False,
 ) -> SpmmChoice:
     """The cheapest form for [M, K] weights over `vectors` vectors of positions.
 
@@ -85,11 +90,15 @@ def choose_spmm(
         shiftable: blocks of one row may read shifted copies, always whole cache lines.
         dense_only: consider dense forms only.
         group_rows: output rows that share input channels; R divides it or it is a single group's M.
+        words: the weights are words of four channels, whose products are an instruction as well; blocks are
+            as high as a word of the output is, or twice that, and there is one chunk.
     """
     model = vector_machine(machine)
     M, K = matrix.shape
     candidates: list[SpmmChoice] = []
     tiles = [(R, J) for R, J in _TILES[machine.registers] if group_rows == M or group_rows % R == 0]
+    if words:
+        tiles = [(R, J) for R, J in tiles if R % CHANNELS == 0]
     masks = {} if dense_only else block_masks(matrix, {R for R, _ in tiles})
     for R, J in tiles:
         widths, _ = tile_classes(vectors, J)
@@ -100,7 +109,7 @@ def choose_spmm(
         rows = -(-M // R)
         for dense in (True,) if dense_only else (False, True):
             stored, read = (rows * K, 1.0) if dense else _stored_and_read(masks[R])
-            for chunk in _chunks(K):
+            for chunk in [K] if words else _chunks(K):
                 columns = -(-K // -(-K // chunk))
                 entries = rows * -(-K // columns)
                 used = int(columns * read)
@@ -113,7 +122,13 @@ def choose_spmm(
     best = min(candidates, key=lambda c: (c.seconds, not c.dense))
     if not best.dense and best.seconds > 0.97 * dense_seconds:
         best = min((c for c in candidates if c.dense), key=lambda c: c.seconds)
-    return SpmmChoice(best.rows, best.width, best.chunk, best.dense, best.seconds, dense_seconds)
+    return replace(best, dense_seconds=dense_seconds, words=words)
+
+
+def parts_of(tiles: int, rows: int, height: int) -> int:
+    """Sets of row blocks of a kernel, so that threads have something to share where column tiles are few."""
+    parts = 1 if tiles >= 8 or tiles % 2 == 0 else 4 if tiles < 3 else 2
+    return min(parts, max(1, rows // (4 * height)))
 
 
 def _chunks(columns: int) -> list[int]:
@@ -121,7 +136,7 @@ def _chunks(columns: int) -> list[int]:
     return [columns, *(c for c in (512, 256, 192, 128, 96, 64) if c < columns)]
 
 
-def block_masks(matrix: FloatArray, heights: set[int]) -> dict[int, BoolArray]:
+def block_masks(matrix: Weights, heights: set[int]) -> dict[int, BoolArray]:
     """`block_mask` for each height, found from that of the largest height that divides it."""
     masks = {1: matrix != 0}
     for height in sorted(heights):

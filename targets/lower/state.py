@@ -89,6 +89,7 @@ class Machine:
         registers: vector registers.
         features: CPU features needed, in the names of /proc/cpuinfo.
         l1_bytes, l2_bytes: data cache sizes of a core.
+        dot: the feature that products of 8-bit codes use (kernels/codes.py), where there are any; or "".
     """
 
     name: str
@@ -97,6 +98,7 @@ class Machine:
     features: tuple[str, ...]
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
+    dot: str = ""
 
 
 class Lowering:
@@ -118,7 +120,10 @@ class Lowering:
         self.makers: dict[str, Callable[[], Any]] = {}
         self.signatures: dict[str, tuple[int, int]] = {}
         self.layers: list[LayerReport] = []
+        self.features = list(machine.features)
         self._stored: dict[ir.Value, list[Stored]] = {}
+        self._words: dict[ir.Value, Stored] = {}
+        self._later: dict[ir.Value, Callable[[], None]] = {}
         self.copier: Callable[[Lowering, Stored, tuple[int, ...], Layout, str], Stored] | None = None
         self.after_copy: Callable[[ir.Value, Stored], None] | None = None
 
@@ -131,7 +136,27 @@ class Lowering:
         """Record a copy of `value`; the newest with a given layout wins."""
         self._stored.setdefault(value, []).append(stored)
 
+    def define_words(self, value: ir.Value, stored: Stored) -> None:
+        """Record that `value` is stored as words of codes."""
+        self._words[value] = stored
+
+    def words(self, value: ir.Value) -> Stored:
+        """The words of a value that is stored so."""
+        return self._words[value]
+
+    def define_later(self, value: ir.Value, make: Callable[[], None]) -> None:
+        """Let `make` define `value` when somebody wants it."""
+        self._later[value] = make
+
+    def use(self, feature: str) -> None:
+        """Record that a kernel needs a CPU feature, if it is one."""
+        if feature and feature not in self.features:
+            self.features.append(feature)
+
     def versions(self, value: ir.Value) -> list[Stored]:
+        """All copies of a value; the first one lives longest."""
+        if value in self._later:
+            self._later.pop(value)()
         found = self._stored.get(value)
         if found is None:
             array = constant_of(value)

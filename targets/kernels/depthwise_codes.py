@@ -1,0 +1,173 @@
+"""Depthwise convolution of 8-bit codes: four input rows of a channel in a word, so that one product does
+four taps of a column.
+
+A word of X holds four channels of one position. Of four rows' words, transposed as bytes, each new word
+holds four rows of one channel: with weights (w0, w1, w2, 0) it gives three taps of the first output row, with
+(0, w0, w1, w2) those of the second. Rows and columns outside the plane hold the code of zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm import tirx
+
+from sparsecc.targets.kernels.codes import CHANNELS, CodeWriter, Dot
+from sparsecc.targets.kernels.depthwise import DepthwiseForm, Strip, StripWriter
+from sparsecc.targets.kernels.epilogue import EpilogueOperands
+from sparsecc.targets.tir import KernelBuilder, const, vector_of
+
+_ROWS = 4  # of a transposed word
+
+
+@dataclass(frozen=True)
+class DepthwiseCodesForm:
+    """`geometry` as for fp32, its strip from `strip_of`; `feature` as in codes.py."""
+
+    geometry: DepthwiseForm
+    feature: str
+
+
+def strip_of(kernel_rows: int, stride: int, dilation: int) -> int:
+    """Output rows of a strip: as many as whole words of input rows serve, of the fewest words."""
+    reach = dilation * (kernel_rows - 1) + 1
+    words = -(-reach // _ROWS)
+    if stride > 1 and words == 1:
+        words = 2  # one output row would leave the transposition to pay for itself
+    return (words * _ROWS - reach) // stride + 1
+
+
+def depthwise_codes_kernel(form: DepthwiseCodesForm, symbol: str) -> Any:
+    """The PrimFunc of a form; the multiplier is 1.
+
+    Pointers: value (`pack_depthwise`), scale [M] and bias [M], limits of codes, X and Y words, then the
+    epilogue's. Scalars: word channels, the word of four codes of zero, X's word channel pitch, origin and
+    batch stride, the same three of Y, then the epilogue's. Extent: batch x word channels. Writes up to one
+    vector behind a row's last column.
+    """
+    b = KernelBuilder()
+    g = form.geometry
+    value, scale, bias = b.pointer("value", "int32"), b.pointer("scale"), b.pointer("bias")
+    limits, x, y = b.pointer("limits"), b.pointer("x", "int32"), b.pointer("y", "int32")
+    operands = EpilogueOperands(b, g.epilogue)
+    words, zero = b.scalar("words"), b.scalar("zero")
+    x_pitch, x_origin, x_batch = (b.scalar(n) for n in ("x_pitch", "x_origin", "x_batch"))
+    y_pitch, y_origin, y_batch = (b.scalar(n) for n in ("y_pitch", "y_origin", "y_batch"))
+    operands.declare_scalars()
+    dot = Dot(b, form.feature, g.lanes)
+    writer = CodeWriter(b, limits, g.lanes)
+    outside = b.register(vector_of(zero, g.lanes), g.lanes, "int32").value
+    with b.loop(b.end - b.begin, b.begin) as u:
+        batch = b.register(tirx.truncdiv(u, words), dtype="int32").value
+        m = b.register(u - batch * words, dtype="int32").value
+        x0 = b.register(batch * x_batch + m * x_pitch + x_origin, dtype="int32").value
+        y0 = b.register(m * y_pitch + y_origin, dtype="int32").value
+        y_at = b.register(batch * y_batch, dtype="int32").value
+        strips = _CodesWriter(b, g, (value, bias, x, y), operands, (m, batch, x0, y0, y_at))
+        strips.outside, strips.scale, strips.dot, strips.codes = outside, scale, dot, writer
+        strips.planes()
+    return b.function(symbol)
+
+
+def pack_depthwise(
+    codes: npt.NDArray[np.int8], strip: int, stride: int, dilation: int
+) -> npt.NDArray[np.int32]:
+    """[M, kh, kw] weights as words [ceil(M / 4), 4 channels, kw, pairs of output row and word of rows]."""
+    M, kh, kw = codes.shape
+    pairs = _pairs(kh, strip, stride, dilation)
+    filled = np.pad(codes, ((0, -M % CHANNELS), (0, 0), (0, 0)))
+    out = np.zeros((len(filled), kw, len(pairs), _ROWS), np.int8)
+    for index, (row, word) in enumerate(pairs):
+        for byte, tap in _taps(kh, row, word, stride, dilation):
+            out[:, :, index, byte] = filled[:, tap, :]
+    return out.view("<i4").reshape(-1, CHANNELS, kw, len(pairs))
+
+
+def _taps(kh: int, row: int, word: int, stride: int, dilation: int) -> list[tuple[int, int]]:
+    """(byte of the word, kernel row) where an output row reads the rows of a word."""
+    read = {stride * row + dilation * tap: tap for tap in range(kh)}
+    return [(byte, read[word * _ROWS + byte]) for byte in range(_ROWS) if word * _ROWS + byte in read]
+
+
+def _pairs(kh: int, strip: int, stride: int, dilation: int) -> list[tuple[int, int]]:
+    """The (output row of a strip, word of input rows) that share taps."""
+    reach = stride * (strip - 1) + dilation * (kh - 1) + 1
+    every = product(range(strip), range(-(-reach // _ROWS)))
+    return [(row, word) for row, word in every if _taps(kh, row, word, stride, dilation)]
+
+
+class _CodesWriter(StripWriter):
+    """Emits strips of four channels."""
+
+    scale: Any
+    dot: Dot
+    codes: CodeWriter
+
+    def column(self, strip: Strip, column: Any, known: int) -> None:
+        f, b, V = self.form, self.b, self.form.lanes
+        kw = f.kernel[1]
+        pairs = _pairs(f.kernel[0], f.strip, f.stride[0], f.dilation[0])
+        used = [(index, row, word) for index, (row, word) in enumerate(pairs) if row < strip.rows]
+        zero = vector_of(const(0), V)
+        acc = [[b.register(zero, V, "int32") for _ in range(strip.rows)] for _ in range(CHANNELS)]
+        read = {
+            f.stride[0] * row + f.dilation[0] * tap for row in range(strip.rows) for tap in range(f.kernel[0])
+        }
+        for dx, word in product(range(kw), sorted({word for _, _, word in used})):
+            rows = [self._row(strip, column, known, word * _ROWS + i, dx, read) for i in range(_ROWS)]
+            for c, channel in enumerate(_transposed(b, rows, V)):
+                inputs = self.dot.inputs(channel)
+                for index, row, of in used:
+                    if of == word:
+                        at = ((self.m * CHANNELS + c) * kw + dx) * len(pairs) + index
+                        weights = self.dot.weights(vector_of(self.value[at], V))
+                        b.set(acc[c][row], self.dot.add(acc[c][row].value, inputs, weights))
+        for row in range(strip.rows):
+            index = self.y0 + (strip.start + row) * f.out_row_pitch + column
+            channels = [self._finished(acc[c][row].value, c, index) for c in range(CHANNELS)]
+            b.store(self.y, index + self.y_at, self.codes.words(channels), V)
+
+    def _row(self, strip: Strip, column: Any, known: int, row: int, dx: int, read: set[int]) -> Any:
+        """Input row `row` of a strip, from its first output row's first tap on."""
+        f = self.form
+        place = row - f.pad[0]
+        if row not in read:
+            return self.outside
+        if strip.known is not None and not 0 <= f.stride[0] * strip.known + place < f.size[0]:
+            return self.outside
+        at = self.x0 + (f.stride[0] * strip.start + place) * f.row_pitch
+        loaded = self.load(at, column, known, f.dilation[1] * dx - f.pad[1])
+        return self.b.register(loaded, f.lanes, "int32").value
+
+    def _finished(self, total: Any, channel: int, index: Any) -> Any:
+        V = self.form.lanes
+        m = self.m * CHANNELS + channel
+        real = tirx.Cast(f"float32x{V}", total) * vector_of(self.scale[m], V) + vector_of(self.bias[m], V)
+        return self.operands.apply(real, row=m, index=index, batch=self.batch, lanes=V, byte=channel)
+
+
+def _transposed(b: KernelBuilder, rows: list[Any], lanes: int) -> list[Any]:
+    """Four vectors of words transposed as 4 x 4 bytes in each lane."""
+
+    def merged(low: Any, high: Any, bits: int, mask: int) -> tuple[Any, Any]:
+        """The even and the odd fields of `bits` of two vectors, side by side."""
+        shift, even = vector_of(const(bits, "uint32"), lanes), vector_of(const(mask, "uint32"), lanes)
+        odd = vector_of(const(mask << bits, "uint32"), lanes)
+        first = tirx.bitwise_or(
+            tirx.bitwise_and(low, even), tirx.bitwise_and(tirx.shift_left(high, shift), odd)
+        )
+        second = tirx.bitwise_or(
+            tirx.bitwise_and(tirx.shift_right(low, shift), even), tirx.bitwise_and(high, odd)
+        )
+        return b.register(first, lanes, "uint32").value, b.register(second, lanes, "uint32").value
+
+    words = [tirx.reinterpret(f"uint32x{lanes}", row) for row in rows]
+    even01, odd01 = merged(words[0], words[1], 8, 0x00FF00FF)
+    even23, odd23 = merged(words[2], words[3], 8, 0x00FF00FF)
+    first, third = merged(even01, even23, 16, 0x0000FFFF)
+    second, fourth = merged(odd01, odd23, 16, 0x0000FFFF)
+    return [tirx.reinterpret(f"int32x{lanes}", word) for word in (first, second, third, fourth)]

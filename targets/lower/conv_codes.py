@@ -1,0 +1,150 @@
+"""Convolutions of 8-bit codes with 8-bit weights; others take their input in fp32."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsecc.ir.quantized import quantized_of
+from sparsecc.targets.kernels.codes import CHANNELS
+from sparsecc.targets.kernels.conv_geometry import ConvGeometry
+from sparsecc.targets.kernels.depthwise import DepthwiseForm
+from sparsecc.targets.kernels.depthwise_codes import (
+    DepthwiseCodesForm,
+    depthwise_codes_kernel,
+    pack_depthwise,
+    strip_of,
+)
+from sparsecc.targets.layout import Layout
+from sparsecc.targets.lower.call import Call, Tail
+from sparsecc.targets.lower.codes import Codes, words_of
+from sparsecc.targets.lower.conv_planes import (
+    define_result,
+    flat_offsets,
+    group_offsets,
+    report_conv,
+    split_form,
+    split_step,
+)
+from sparsecc.targets.lower.dots import Finish, Sums, choose_dots, dots_step, finish_of
+from sparsecc.targets.lower.regions import PlaneRegions, flat
+from sparsecc.targets.lower.state import Lowering, base
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def lower_conv_codes(
+    low: Lowering,
+    regions: PlaneRegions,
+    call: Call,
+    g: ConvGeometry,
+    weight: FloatArray,
+    bias: FloatArray,
+    tail: Tail,
+    layout: Layout,
+) -> bool:
+    """Emit the steps of a convolution of codes; False where input or weights are not in 8 bits.
+
+    Args:
+        layout: of an output in fp32.
+    """
+    source = regions.codes.of(call.inputs[0])
+    if source is None or not source.planes:
+        return False
+    found = quantized_of(weight.reshape(g.out_channels, -1))
+    if found is None or found.bits != 8:
+        return False
+    codes = found.codes.reshape(weight.shape)
+    sums = Sums.of(codes, found.scale, source, bias)
+    if g.depthwise and g.out_channels == g.channels:
+        finish = finish_of(low, regions, call, tail, sums, layout)
+        if finish.limits is None:
+            return False
+        steps = [_depthwise(low, call, g, codes, source, finish)]
+        report_conv(
+            low, call, g, weight, "int8 depthwise", "depthwise convolutions run dense", 0.0, 0.0, steps
+        )
+    elif g.groups > 1 and (g.channels // g.groups % CHANNELS or g.out_channels // g.groups % CHANNELS):
+        return False
+    else:
+        finish = finish_of(low, regions, call, tail, sums, layout)
+        _product(low, regions, call, g, codes, weight, source, finish)
+    if finish.limits is None:
+        define_result(low, regions, call, finish.y)
+    else:
+        low.define_words(call.output, finish.y)
+    return True
+
+
+def _product(
+    low: Lowering,
+    regions: PlaneRegions,
+    call: Call,
+    g: ConvGeometry,
+    codes: npt.NDArray[np.int8],
+    weight: FloatArray,
+    source: Codes,
+    finish: Finish,
+) -> None:
+    batch, pitch = source.shape[0], finish.y.layout.strides[2]
+    of_words = replace(g, channels=words_of(g.channels))
+    vectors = -(-(g.out_size[0] * pitch) // low.machine.lanes)
+    words, choice = choose_dots(
+        low, codes.reshape(g.out_channels, -1), g.kernel[0] * g.kernel[1], vectors,
+        group_rows=g.out_channels // g.groups, batch=batch, dense_only=low.keep_dense(call.name),
+    )  # fmt: skip
+    x = low.words(source.value)
+    steps: list[int] = []
+    if flat(g) and x.layout.strides[2] == pitch:
+        offsets, channel_pitch = flat_offsets(of_words, x.layout), x.layout.strides[1]
+        x_batch = x.layout.strides[0]
+    else:
+        form = split_form(of_words, pitch, x.layout.strides[2], low.machine.lanes, source.zero_word)
+        x, offsets, x_batch, channel_pitch, index = split_step(
+            low, f"{call.name}.split", f"{source.value.name}.phases", of_words, form, x, batch
+        )
+        steps.append(index)
+    offsets = group_offsets(of_words, offsets, choice.rows, channel_pitch)
+    strides = (finish.y.layout.strides[1], x_batch, finish.y.layout.strides[0])
+    steps.append(
+        dots_step(
+            low, call, words, offsets, choice, finish, vectors=vectors, batch=batch, x=x, strides=strides
+        )
+    )
+    matrix = weight.reshape(g.out_channels, -1)
+    report_conv(
+        low, call, g, matrix, choice.label, choice.reason, choice.seconds, choice.dense_seconds, steps
+    )
+
+
+def _depthwise(
+    low: Lowering,
+    call: Call,
+    g: ConvGeometry,
+    codes: npt.NDArray[np.int8],
+    source: Codes,
+    finish: Finish,
+) -> int:
+    x, y = low.words(source.value), finish.y
+    strip = strip_of(g.kernel[0], g.stride[0], g.dilation[0])
+    geometry = DepthwiseForm(
+        g.size, g.out_size, g.kernel, g.stride, g.dilation, g.pad, x.layout.strides[2], y.layout.strides[2],
+        1, strip, low.machine.lanes, finish.epilogue,
+    )  # fmt: skip
+    form = DepthwiseCodesForm(geometry, low.machine.dot)
+    low.use(low.machine.dot)
+    symbol = low.kernel("depthwise_codes", form, lambda s: depthwise_codes_kernel(form, s))
+    packed = pack_depthwise(codes[:, 0], strip, g.stride[0], g.dilation[0])
+    count = words_of(g.channels)
+    scalars = [number for side in (x, y) for number in (
+        side.layout.strides[1], side.layout.origin, side.layout.strides[0]
+    )]  # fmt: skip
+    return low.step(
+        call.name, "depthwise", symbol,
+        [*low.pack(packed, *finish.scale_and_bias()), *finish.limit_pointers(low), base(x), base(y),
+         *finish.operand_pointers(low)],
+        [count, source.zero_word, *scalars, *(y.layout.strides[0] for _ in finish.tensors)],
+        source.shape[0] * count,
+    )  # fmt: skip

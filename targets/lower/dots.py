@@ -1,0 +1,206 @@
+"""Convolutions and linear layers of 8-bit codes with 8-bit weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsecc.targets.kernels.dots import DotsForm, dots_kernel, word_matrix
+from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
+from sparsecc.targets.kernels.spmm import pack_spmm, tile_classes
+from sparsecc.targets.layout import Layout
+from sparsecc.targets.lower.call import Call, Tail
+from sparsecc.targets.lower.codes import Codes
+from sparsecc.targets.lower.regions import PlaneRegions
+from sparsecc.targets.lower.rowwise import padded_rows_of, residuals, row_operand_pointers
+from sparsecc.targets.lower.select import SpmmChoice, choose_spmm, parts_of
+from sparsecc.targets.lower.state import Lowering, Pointer, Stored, base
+
+FloatArray = npt.NDArray[np.float32]
+
+_STREAMED = 128 * 1024  # bytes of weights from which fetching ahead pays
+_FOLDED = frozenset({"Relu", "Clip"})
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What int32 sums stand for: value = scale[m] * sum + bias[m].
+
+    Attributes:
+        scale, bias: [M], float64.
+    """
+
+    scale: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.float64]
+
+    @staticmethod
+    def of(
+        codes: npt.NDArray[np.int8], scale: FloatArray, source: Codes, bias: npt.NDArray[np.floating]
+    ) -> Sums:
+        """For weights [M, K]; the zero of the activations goes into the bias."""
+        factor = scale.astype(np.float64) * np.float64(np.float32(source.scale))
+        total = codes.reshape(len(codes), -1).sum(axis=1, dtype=np.int64)
+        return Sums(factor, bias[: len(codes)].astype(np.float64) - factor * source.zero * total)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a kernel finishes sums: its epilogue, the arrays and tensors that this reads, and where it stores.
+
+    Attributes:
+        sums: with what could be folded into them.
+        row_operands: [M] arrays.
+        tensors: stored as `y`.
+        limits: of codes; None for fp32.
+        y: the result.
+        rest: still to be turned into codes.
+    """
+
+    epilogue: Epilogue
+    sums: Sums
+    row_operands: tuple[FloatArray, ...]
+    tensors: tuple[Stored, ...]
+    limits: FloatArray | None
+    y: Stored
+    rest: Codes | None = None
+
+    def scale_and_bias(self) -> list[npt.NDArray[np.float32]]:
+        """With room for a kernel's last block of rows."""
+        M = len(self.sums.scale)
+        room = padded_rows_of(M) - M
+        return [np.pad(a, (0, room)).astype(np.float32) for a in (self.sums.scale, self.sums.bias)]
+
+    def limit_pointers(self, low: Lowering) -> list[Pointer]:
+        """What the kernel takes behind scale and bias."""
+        return [] if self.limits is None else low.pack(self.limits)
+
+    def operand_pointers(self, low: Lowering) -> list[Pointer]:
+        """What the epilogue takes."""
+        return [*row_operand_pointers(low, self.row_operands), *map(base, self.tensors)]
+
+
+def finish_of(
+    low: Lowering, regions: PlaneRegions, call: Call, tail: Tail, sums: Sums, layout: Layout
+) -> Finish:
+    """Codes where the call ends in codes and its tensors are codes too, else fp32 in `layout`."""
+    result = regions.codes.of(call.output)
+    sources = [regions.codes.of(value) for value in tail.tensors]
+    if result is not None:
+        words = low.buffer(regions.words(result), "int32", f"{call.output.name}.codes")
+        folded = _folded(tail, sums, result, sources)
+        if folded is not None:
+            epilogue, sums, rows, limits = folded
+            found = tuple(low.words(source.value) for source in sources if source is not None)
+            if all(s.layout.same_elements(words.layout, result.words) for s in found):
+                return Finish(epilogue, sums, rows, found, limits, words)
+    y = low.buffer(layout, "float32", call.output.name or "")
+    extra = tuple(residuals(low, tail, layout))
+    return Finish(tail.epilogue, sums, tail.row_operands, extra, None, y, result)
+
+
+def _folded(
+    tail: Tail, sums: Sums, result: Codes, sources: list[Codes | None]
+) -> tuple[Epilogue, Sums, tuple[FloatArray, ...], FloatArray] | None:
+    """An epilogue that ends in codes: scales and zeros go into the sums, Relu and Clip into the limits."""
+    inverse, M = 1.0 / np.float64(np.float32(result.scale)), len(sums.scale)
+    ops = list(tail.epilogue.ops)
+    limits = np.array([0, 255], np.float32)
+
+    def everywhere(value: float) -> FloatArray:
+        return np.full(M, value, np.float32)
+
+    chain = all(Operand("step", index) in op.operands for index, op in enumerate(ops))
+    if chain and ops and ops[-1].op in _FOLDED:
+        limits = _limits(ops.pop(), result, inverse)
+    if not ops:
+        return Epilogue(), Sums(sums.scale * inverse, sums.bias * inverse + result.zero), (), limits
+    residual = EpilogueOp("Add", (Operand("step", 0), Operand("tensor", 0)))
+    swapped = EpilogueOp("Add", (Operand("tensor", 0), Operand("step", 0)))
+    source = sources[0] if sources else None
+    if len(ops) == 1 and ops[0] in (residual, swapped) and source is not None:
+        factor = np.float64(np.float32(source.scale)) * inverse
+        added = EpilogueOp("Mul", (Operand("codes", 0), Operand("row", 0)))
+        total = EpilogueOp("Add", (Operand("step", 0), Operand("step", 1)))
+        bias = sums.bias * inverse + result.zero - factor * source.zero
+        folded = Sums(sums.scale * inverse, bias)
+        return Epilogue((added, total), 1, 1), folded, (everywhere(factor),), limits
+    if sources:
+        return None
+    rows = tail.epilogue.row_pointers
+    scaled = EpilogueOp("Mul", (Operand("step", len(ops)), Operand("row", rows)))
+    shifted = EpilogueOp("Add", (Operand("step", len(ops) + 1), Operand("row", rows + 1)))
+    epilogue = Epilogue((*ops, scaled, shifted), rows + 2, 0)
+    return epilogue, sums, (*tail.row_operands, everywhere(inverse), everywhere(result.zero)), limits
+
+
+def _limits(op: EpilogueOp, result: Codes, inverse: np.float64) -> FloatArray:
+    """Relu and Clip as bounds of codes: rounding keeps the order of values."""
+    bounds = dict(op.attributes) if op.op == "Clip" else {"min": 0.0}
+    found = [0.0, 255.0]
+    for index, name in enumerate(("min", "max")):
+        if name in bounds:
+            found[index] = float(np.clip(np.rint(bounds[name] * inverse + result.zero), 0, 255))
+    return np.array(found, np.float32)
+
+
+def choose_dots(
+    low: Lowering,
+    codes: npt.NDArray[np.int8],
+    taps: int,
+    vectors: int,
+    *,
+    group_rows: int,
+    batch: int,
+    dense_only: bool,
+) -> tuple[npt.NDArray[np.int32], SpmmChoice]:
+    """The weights [M, C x taps] as words, and the form that is cheapest for their zeros."""
+    words = word_matrix(codes, taps)
+    choice = choose_spmm(
+        words,
+        vectors,
+        taps,
+        low.machine,
+        group_rows=group_rows,
+        batch=batch,
+        dense_only=dense_only,
+        words=True,
+    )
+    return words, choice
+
+
+def dots_step(
+    low: Lowering,
+    call: Call,
+    words: npt.NDArray[np.int32],
+    offsets: npt.NDArray[np.int64],
+    choice: SpmmChoice,
+    finish: Finish,
+    *,
+    vectors: int,
+    batch: int,
+    x: Stored,
+    strides: tuple[int, int, int],
+) -> int:
+    """Emit the product; `strides` are Y's between rows (of words), X's and Y's between batches."""
+    widths, (first, second) = tile_classes(vectors, choice.width)
+    tiles = (first + second) * batch
+    parts = parts_of(tiles, words.shape[0], choice.rows)
+    tables = pack_spmm(words, offsets, choice.rows, chunk=words.shape[1], parts=parts, dense=choice.dense)
+    stream = tables.value.nbytes >= _STREAMED
+    dot = low.machine.dot
+    low.use(dot)
+    form = DotsForm(
+        choice.rows, widths, low.machine.lanes, dot, stream, finish.limits is not None, finish.epilogue
+    )
+    symbol = low.kernel("dots", form, lambda s: dots_kernel(form, s))
+    pitch, x_batch, y_batch = strides
+    return low.step(
+        call.name, "dots", symbol,
+        [*low.pack(*tables.arrays(), *finish.scale_and_bias()), *finish.limit_pointers(low),
+         base(x), base(finish.y), *finish.operand_pointers(low)],
+        [first, second, parts, pitch, finish.y.layout.origin, x_batch, y_batch,
+         *(y_batch for _ in finish.tensors)],
+        tiles * parts,
+    )  # fmt: skip
