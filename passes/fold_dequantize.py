@@ -76,7 +76,8 @@ def _computed(node: ir.Node, tensors: list[ir.TensorProtocol | None]) -> np.ndar
 
 def _initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
     shape = ir.Shape(tensor.shape.numpy())
-    return ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    copy = ir.Tensor(tensor.numpy(), dtype=tensor.dtype)  # a value renames its tensor, which is the caller's
+    return ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=copy)
 
 
 def _replace(node: ir.Node, floats: np.ndarray, taken: set[str]) -> None:

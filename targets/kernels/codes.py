@@ -23,8 +23,7 @@ _DOTS = {
     "avx_vnni": "llvm.x86.avx512.vpdpbusd.256",
 }
 _PAIRS = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
-_MAGIC = 2.0**23  # added to a small number it leaves the number, rounded half to even, in the lowest bits
-_MAGIC_BITS = 0x4B000000
+_MAGIC = 1.5 * 2.0**23  # added to a small number it leaves that, rounded half to even, in the lowest bits
 
 
 class Dot:
@@ -82,14 +81,16 @@ def byte_of(words: Any, byte: int, lanes: int) -> Any:
 
 
 class CodeWriter:
-    """Turns four channels' values, already divided by the scale and shifted by the zero, into words.
+    """Turns four channels' values, already divided by the scale, into words.
 
-    Pointer: the least and the largest code, as fp32: bounds of a Clip are folded into them.
+    Pointer: fp32 limits of the rounded values and the zero that is added to them (`limits_of`).
     """
 
     def __init__(self, builder: KernelBuilder, limits: Pointer, lanes: int) -> None:
         self._b, self._lanes = builder, lanes
         self._low, self._high = (builder.register(vector_of(limits[i], lanes), lanes).value for i in range(2))
+        zero = builder.register(tirx.Cast("int32", limits[2]) * const(0x01010101), dtype="int32").value
+        self._zero = builder.register(vector_of(zero, lanes), lanes, "int32").value
 
     def words(self, channels: Sequence[Any]) -> Any:
         """A vector of words from four fp32 vectors."""
@@ -98,7 +99,21 @@ class CodeWriter:
             bounded = tirx.Min(tirx.Max(value, self._low), self._high)
             shifted = self._b.register(bounded + vector_of(const(_MAGIC, "float32"), lanes), lanes).value
             bits.append(tirx.reinterpret(f"int32x{lanes}", shifted))
-        word = tirx.bitwise_xor(bits[0], vector_of(const(_MAGIC_BITS), lanes))
-        for byte, code in enumerate(bits[1:], 1):
-            word = tirx.bitwise_or(word, tirx.shift_left(code, vector_of(const(8 * byte), lanes)))
-        return self._b.register(word, lanes, "int32").value
+
+        def beside(low: Any, high: Any, width: int) -> Any:
+            """The lowest `width` bits of both."""
+            mask = 2**width - 1
+            first = tirx.bitwise_and(low, vector_of(const(mask), lanes))
+            moved = tirx.shift_left(high, vector_of(const(width), lanes))
+            both = tirx.bitwise_or(first, tirx.bitwise_and(moved, vector_of(const(-1 - mask), lanes)))
+            return self._b.register(both, lanes, "int32").value
+
+        word = beside(beside(bits[0], bits[1], 8), beside(bits[2], bits[3], 8), 16)
+        bytes_type = f"int8x{CHANNELS * lanes}"  # modulo 256, as the rounded values are so far
+        total = tirx.reinterpret(bytes_type, word) + tirx.reinterpret(bytes_type, self._zero)
+        return self._b.register(tirx.reinterpret(f"int32x{lanes}", total), lanes, "int32").value
+
+
+def limits_of(zero: int, low: float = 0.0, high: float = 255.0) -> list[float]:
+    """What a `CodeWriter` reads, from the zero and the least and the largest code."""
+    return [low - zero, high - zero, float(zero)]

@@ -1,6 +1,6 @@
 """Planes of fp32 <-> planes of words of 8-bit codes (ONNX QuantizeLinear-23 and DequantizeLinear-23).
 
-encode: code = clip(round_half_even(x * (1 / scale) + zero), low, high).  decode: x = (code - zero) * scale.
+encode: code = clip(round_half_even(x * (1 / scale)) + zero, low, high).  decode: x = (code - zero) * scale.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RecodeForm:
 def encode_kernel(form: RecodeForm, symbol: str) -> Any:
     """The PrimFunc.
 
-    Pointers: [low, high, 1 / scale, zero], X fp32, Y words. Scalars: channels, then channel pitch, origin
+    Pointers: [*limits, 1 / scale], X fp32, Y words. Scalars: channels, then channel pitch, origin
     and batch stride of X and of Y (word channels). Extent: batch x word channels. Reads, and where rows are
     shorter than a vector writes, up to a vector behind a row.
     """
@@ -43,7 +43,7 @@ def encode_kernel(form: RecodeForm, symbol: str) -> Any:
     x_pitch, x_origin, x_batch, y_pitch, y_origin, y_batch = _scalars(b)
     V = form.lanes
     writer = CodeWriter(b, numbers, V)
-    factor, zero = (b.register(vector_of(numbers[i], V), V).value for i in (2, 3))
+    factor = b.register(vector_of(numbers[3], V), V).value
     with b.loop(b.end - b.begin, b.begin) as u:
         batch, word = _split(b, u, channels)
         first = b.register(word * CHANNELS, dtype="int32").value
@@ -56,7 +56,7 @@ def encode_kernel(form: RecodeForm, symbol: str) -> Any:
         to = b.register(batch * y_batch + word * y_pitch + y_origin, dtype="int32").value
 
         def vector(source: Any, target: Any) -> None:
-            values = [x.vector(row + source, V) * factor + zero for row in rows]
+            values = [x.vector(row + source, V) * factor for row in rows]
             b.store(y, to + target, writer.words(values), V)
 
         _vectors(b, form, vector)

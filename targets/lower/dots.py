@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sparsecc.targets.kernels.codes import limits_of
 from sparsecc.targets.kernels.dots import DotsForm, dots_kernel, word_matrix
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
 from sparsecc.targets.kernels.spmm import pack_spmm, tile_classes
@@ -106,7 +107,7 @@ def _folded(
     """An epilogue that ends in codes: scales and zeros go into the sums, Relu and Clip into the limits."""
     inverse, M = 1.0 / np.float64(np.float32(result.scale)), len(sums.scale)
     ops = list(tail.epilogue.ops)
-    limits = np.array([0, 255], np.float32)
+    limits = np.array(limits_of(result.zero), np.float32)
 
     def everywhere(value: float) -> FloatArray:
         return np.full(M, value, np.float32)
@@ -115,7 +116,7 @@ def _folded(
     if chain and ops and ops[-1].op in _FOLDED:
         limits = _limits(ops.pop(), result, inverse)
     if not ops:
-        return Epilogue(), Sums(sums.scale * inverse, sums.bias * inverse + result.zero), (), limits
+        return Epilogue(), Sums(sums.scale * inverse, sums.bias * inverse), (), limits
     residual = EpilogueOp("Add", (Operand("step", 0), Operand("tensor", 0)))
     swapped = EpilogueOp("Add", (Operand("tensor", 0), Operand("step", 0)))
     source = sources[0] if sources else None
@@ -123,26 +124,22 @@ def _folded(
         factor = np.float64(np.float32(source.scale)) * inverse
         added = EpilogueOp("Mul", (Operand("codes", 0), Operand("row", 0)))
         total = EpilogueOp("Add", (Operand("step", 0), Operand("step", 1)))
-        bias = sums.bias * inverse + result.zero - factor * source.zero
+        bias = sums.bias * inverse - factor * source.zero
         folded = Sums(sums.scale * inverse, bias)
         return Epilogue((added, total), 1, 1), folded, (everywhere(factor),), limits
     if sources:
         return None
     rows = tail.epilogue.row_pointers
     scaled = EpilogueOp("Mul", (Operand("step", len(ops)), Operand("row", rows)))
-    shifted = EpilogueOp("Add", (Operand("step", len(ops) + 1), Operand("row", rows + 1)))
-    epilogue = Epilogue((*ops, scaled, shifted), rows + 2, 0)
-    return epilogue, sums, (*tail.row_operands, everywhere(inverse), everywhere(result.zero)), limits
+    return Epilogue((*ops, scaled), rows + 1, 0), sums, (*tail.row_operands, everywhere(inverse)), limits
 
 
 def _limits(op: EpilogueOp, result: Codes, inverse: np.float64) -> FloatArray:
     """Relu and Clip as bounds of codes: rounding keeps the order of values."""
     bounds = dict(op.attributes) if op.op == "Clip" else {"min": 0.0}
-    found = [0.0, 255.0]
-    for index, name in enumerate(("min", "max")):
-        if name in bounds:
-            found[index] = float(np.clip(np.rint(bounds[name] * inverse + result.zero), 0, 255))
-    return np.array(found, np.float32)
+    codes = {name: float(np.rint(bound * inverse) + result.zero) for name, bound in bounds.items()}
+    low, high = (float(np.clip(codes.get(name, end), 0, 255)) for name, end in (("min", 0.0), ("max", 255.0)))
+    return np.array(limits_of(result.zero, low, high), np.float32)
 
 
 def choose_dots(

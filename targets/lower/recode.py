@@ -7,13 +7,12 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc.targets.kernels.codes import limits_of
 from sparsecc.targets.kernels.recode import RecodeForm, decode_kernel, encode_kernel
 from sparsecc.targets.layout import Layout, PlaneSpec
 from sparsecc.targets.lower.codes import Codes
 from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.state import Lowering, Stored, base, shape_of
-
-LIMITS = (0.0, 255.0)
 
 
 def lower_encode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Codes) -> None:
@@ -40,7 +39,7 @@ def lower_encode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Cod
 def encode(low: Lowering, regions: PlaneRegions, label: str, source: Stored, codes: Codes) -> None:
     """Emit the step from fp32 planes or features to words, and record them."""
     made = low.buffer(regions.words(codes), "int32", f"{codes.value.name}.codes")
-    numbers = np.array([*LIMITS, 1.0 / codes.scale, codes.zero], np.float32)
+    numbers = np.array([*limits_of(codes.zero), 1.0 / codes.scale], np.float32)
     _recode(low, f"{label}.encode", "encode", (source, made), codes, numbers)
     low.define_words(codes.value, made)
 

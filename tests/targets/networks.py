@@ -109,6 +109,35 @@ class Network:
             matrix = (made.codes * scale).astype(np.float32)
         return self.add("MatMul", x, self.constant(np.ascontiguousarray(matrix.T)))
 
+    def coded(self, x: str, scale: float = 2.0**-5, zero: int = 0, *, signed: bool = False) -> str:
+        """Through 8 bits and back."""
+        dtype = np.int8 if signed else np.uint8
+        numbers = [self.constant(scale, np.float32), self.constant(zero, dtype)]
+        return self.add("DequantizeLinear", self.add("QuantizeLinear", x, *numbers), *numbers)
+
+    def weight8(self, *shape: int, pattern: str = "dense", block: int = 1, signed_byte: bool = False) -> str:
+        """Weights [M, ...] of int8 with a power of two per row for scale, so that sums are exact in fp32.
+
+        Args:
+            block: neighbouring channels that are zero together.
+            signed_byte: the largest magnitude is 128, not 127.
+        """
+        rows = shape[0]
+        codes = self.rng.integers(-127, 128, shape).astype(np.int8)
+        blocks = self.rng.standard_normal((rows, -(-shape[1] // block), *shape[2:]))
+        kept = pruned(blocks.reshape(rows, -1), pattern, self.rng).reshape(blocks.shape) != 0
+        codes *= np.repeat(kept, block, axis=1)[:, : shape[1]]
+        matrix = codes.reshape(rows, -1)
+        for row in matrix:
+            first = np.argmax(row != 0)
+            row[first] = (-128 if signed_byte else 127) * (row[first] != 0)
+        scales = (2.0 ** self.rng.integers(-13, -9, rows)).astype(np.float32)
+        return self.add("DequantizeLinear", self.constant(codes), self.constant(scales), axis=0)
+
+    def bias8(self, rows: int) -> str:
+        """An initializer of multiples of 1 / 8."""
+        return self.constant(self.rng.integers(-16, 17, rows) / 8, np.float32)
+
     def output(self, *names: str) -> None:
         """Make values graph outputs."""
         self._outputs += names

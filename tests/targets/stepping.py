@@ -62,7 +62,9 @@ def lowered(
     machine = machine_for(target)
     lowering = GraphLowering(model, machine, dense_only=dense_only)
     plan = lowering.run("test", machine.name)
-    objects = build_objects(lowering.low.makers, tvm_target(machine), source_version=generator_version())
+    objects = build_objects(
+        lowering.low.makers, tvm_target(machine, plan.features), source_version=generator_version()
+    )
     plan.objects = {f"{symbol}.o": data for symbol, data in objects.items()}
     return lowering, plan
 
