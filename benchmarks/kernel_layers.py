@@ -105,11 +105,13 @@ class Family:
         name: of the row.
         shapes: the layers.
         goals: pattern -> sparsity in percent -> times faster than ONNX Runtime's kernel that are asked for.
+        bits: of activations and weights on both sides: 32 (float) or 8.
     """
 
     name: str
     shapes: tuple[Shape, ...]
     goals: dict[str, dict[int, float]]
+    bits: int = 32
 
 
 def _goals(values: str, sparsities: tuple[int, ...] = (50, 70, 80, 90, 95)) -> dict[int, float]:
@@ -196,5 +198,22 @@ FAMILIES = (
         (Convolution(144, 144, 56, 5, 2, 144), Convolution(240, 240, 28, 5, 1, 240),
          Convolution(672, 672, 14, 5, 1, 672)),
         {"dense": {0: 1.3}},
+    ),
+    Family(
+        "int8: convolution",
+        (*_MOBILENETS, *_RESNET,
+         Convolution(64, 64, 56, 3), Convolution(128, 128, 28, 3), Convolution(256, 256, 14, 3)),
+        {"4x4": _goals("1.9 3.2 4.6 8.8"), "dense": _DENSE},
+        bits=8,
+    ),
+    Family(
+        "int8: linear T >= 16", _BERT, {"4x4": _goals("1.9 3.2 4.6 8.8"), "dense": _DENSE}, bits=8
+    ),
+    Family(
+        "int8: depthwise",
+        (Convolution(128, 128, 56, 3, 1, 128), Convolution(512, 512, 14, 3, 1, 512),
+         Convolution(128, 128, 56, 3, 2, 128), Convolution(240, 240, 28, 5, 1, 240)),
+        {"dense": _DENSE},
+        bits=8,
     ),
 )  # fmt: skip
