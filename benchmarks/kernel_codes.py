@@ -1,4 +1,4 @@
-"""The layers of `make bench-kernels` in 8 bits: QuantizeLinear and DequantizeLinear around, as tools leave them."""
+"""The layers of `make bench-kernels` in 8 bits, as tools leave them: QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OUT_SCALE = 6.0 / 255
 
 
 def in_8_bits(proto: ModelProto, weight: np.ndarray) -> ModelProto:
-    """A layer of `Shape.model` with these weights: x and y uint8 inside, weights int8 with a scale per output.
+    """A layer of `Shape.model` with these weights: uint8 around it, weights int8 with a scale per output.
 
     Args:
         proto: Abs, the layer and Relu.
@@ -42,9 +42,7 @@ def in_8_bits(proto: ModelProto, weight: np.ndarray) -> ModelProto:
         helper.make_node("DequantizeLinear", ["qr", "out_scale", "zero"], ["y"]),
     ]
     initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
-    graph = helper.make_graph(
-        nodes, "layer", list(proto.graph.input), list(proto.graph.output), initializers
-    )
+    graph = helper.make_graph(nodes, "layer", list(proto.graph.input), list(proto.graph.output), initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
 
 

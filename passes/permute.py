@@ -104,8 +104,7 @@ def _weights(groups: Groups, layers: list[Layer]) -> list[Weight]:
     for layer in layers:
         axes = groups.analysis.axes.get(layer.use.value)
         if axes is not None:
-            columns = tuple(
-                dim for number, axis in enumerate(axes) for dim in axis if number != layer.use.axis
-            )
+            others = [axis for number, axis in enumerate(axes) if number != layer.use.axis]
+            columns = tuple(dim for axis in (*others[1:], *others[:1]) for dim in axis)
             found.append(Weight(layer.use.layer, layer.matrix, (axes[layer.use.axis], columns)))
     return found

@@ -137,7 +137,7 @@ class QuantizeStatic(Pass):
 
     def _refusal(self, model: ir.Model, uses: list[WeightUse]) -> Refusal | None:
         """Why a weight stays float32."""
-        layer, use = uses[0].layer, uses[0]
+        layer = uses[0].layer
         if any(other.node.graph is not model.graph for other in uses):
             return Refusal(f"{layer} is used inside a subgraph", layer, "subgraph")
         return Quantize(8, self.skip, self.min_size).refusal(uses, depthwise=True)

@@ -15,7 +15,6 @@ from sparsecc.axes.dims import Dim, keep_mask
 from sparsecc.axes.groups import Groups
 from sparsecc.errors import Refusal, UsageError
 from sparsecc.ir.edit import constant_of, replace_constant
-from sparsecc.ir.encoding import from_matrix
 from sparsecc.ir.provenance import record
 from sparsecc.passes.criteria.calibration import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
@@ -199,7 +198,7 @@ class LayerPair:
         kept = len(self.columns)
         assert value.const_value is not None
         matrix = found[:, :, :kept].reshape(-1, kept).astype(value.const_value.dtype.numpy())
-        replace_constant(value, from_matrix(matrix, self.sparse.shape, self.sparse.axis))
+        replace_constant(value, self.sparse.array_of(matrix))
         record(value, "reconstruct")
         if self.constant and bias is not None and bias.const_value is not None:
             column = self.sparse.bias_sign * found[:, :, kept].reshape(-1)

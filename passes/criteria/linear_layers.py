@@ -22,7 +22,6 @@ from sparsecc.ir.edit import (
     only_consumer,
     operand_other_than,
 )
-from sparsecc.ir.encoding import as_matrix
 from sparsecc.ir.weights import WeightUse, weight_uses
 
 CHUNK_ELEMENTS = 1 << 22
@@ -83,10 +82,15 @@ class LinearLayer:
 
     @property
     def matrix(self) -> np.ndarray:
-        """[groups, outputs of a group, columns] in float64."""
+        """[groups, outputs of a group, columns] in float64; columns are channels and in each its window."""
         assert self.value.const_value is not None
-        matrix = as_matrix(self.value.const_value.numpy(), self.axis).astype(np.float64)
-        return matrix.reshape(self.groups, -1, self.columns)
+        moved = np.moveaxis(self.value.const_value.numpy(), self.axis, 0)
+        return moved.astype(np.float64).reshape(self.groups, -1, self.columns)
+
+    def array_of(self, matrix: np.ndarray) -> np.ndarray:
+        """The weight of the layer's shape from [outputs, columns]."""
+        rest = self.shape[: self.axis] + self.shape[self.axis + 1 :]
+        return np.ascontiguousarray(np.moveaxis(matrix.reshape(-1, *rest), 0, self.axis))
 
     @property
     def input_names(self) -> list[str]:

@@ -1,6 +1,7 @@
 """`Encoding`: how the zeros of a weight are arranged, found from the zeros or set by a pass.
 
-A weight is seen as a matrix: rows are its output axis, columns all other axes in order.
+A weight is seen as a matrix: rows are its output axis, columns all other axes. Input channels are innermost:
+neighbouring columns of a convolution are channels at one position of the kernel.
     block RxC    R rows by C columns are zero or stored together
     n:m          at most n of m consecutive columns of a row are not zero
     fan-in       every row has the same number of values
@@ -97,11 +98,12 @@ UNSTRUCTURED = Encoding("unstructured")
 
 
 def as_matrix(array: NDArray[T], axis: int = 0) -> NDArray[T]:
-    """View `array` as [rows = axis, columns = all other axes in order]."""
+    """`array` as [rows = axis, columns = all other axes in order, but the first of them innermost]."""
     if array.ndim == 0:
         return array.reshape(1, 1)
     columns = math.prod(array.shape[:axis] + array.shape[axis + 1 :])
-    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], columns)
+    moved = np.moveaxis(array, axis, 0)
+    return (np.moveaxis(moved, 1, -1) if array.ndim > 2 else moved).reshape(array.shape[axis], columns)
 
 
 def from_matrix(matrix: NDArray[T], shape: tuple[int, ...], axis: int = 0) -> NDArray[T]:
@@ -109,7 +111,8 @@ def from_matrix(matrix: NDArray[T], shape: tuple[int, ...], axis: int = 0) -> ND
     if not shape:
         return matrix.reshape(shape)
     rest = shape[:axis] + shape[axis + 1 :]
-    return row_major(np.moveaxis(matrix.reshape(shape[axis], *rest), 0, axis))
+    moved = matrix.reshape(shape[axis], *rest[1:], *rest[:1])
+    return row_major(np.moveaxis(np.moveaxis(moved, -1, min(1, moved.ndim - 1)), 0, axis))
 
 
 def row_major(array: NDArray[T]) -> NDArray[T]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tvm import tirx
 
-from sparsecc.targets.tir import KernelBuilder, Pointer, const, vector_of
+from sparsecc.targets.tir import KernelBuilder, Pointer, const, shuffle, vector_of
 
 CHANNELS = 4
 """Of a word."""
@@ -23,7 +25,11 @@ _DOTS = {
     "avx_vnni": "llvm.x86.avx512.vpdpbusd.256",
 }
 _PAIRS = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
-_MAGIC = 1.5 * 2.0**23  # added to a small number it leaves that, rounded half to even, in the lowest bits
+LARGEST = 2.0**30
+"""In steps: int32 holds it."""
+_ROUND = {16: "llvm.x86.avx512.mask.cvtps2dq.512", 8: "llvm.x86.avx.cvt.ps2dq.256"}
+_PACK_32 = {16: "llvm.x86.avx512.packssdw.512", 8: "llvm.x86.avx2.packssdw"}
+_PACK_16 = {16: "llvm.x86.avx512.packuswb.512", 8: "llvm.x86.avx2.packuswb"}
 
 
 class Dot:
@@ -83,37 +89,52 @@ def byte_of(words: Any, byte: int, lanes: int) -> Any:
 class CodeWriter:
     """Turns four channels' values, already divided by the scale, into words.
 
-    Pointer: fp32 limits of the rounded values and the zero that is added to them (`limits_of`).
+    Values are rounded half to even, the zero is added, and both bounds are kept. Pointer: `limits_of`, three
+    words.
+
+    Args:
+        bounded: no value is as large as `LARGEST`; others are cut there.
     """
 
-    def __init__(self, builder: KernelBuilder, limits: Pointer, lanes: int) -> None:
-        self._b, self._lanes = builder, lanes
-        self._low, self._high = (builder.register(vector_of(limits[i], lanes), lanes).value for i in range(2))
-        zero = builder.register(tirx.Cast("int32", limits[2]) * const(0x01010101), dtype="int32").value
-        self._zero = builder.register(vector_of(zero, lanes), lanes, "int32").value
+    def __init__(self, builder: KernelBuilder, limits: Pointer, lanes: int, *, bounded: bool = False) -> None:
+        self._b, self._lanes, self._bounded = builder, lanes, bounded
+        self._low, self._high = (self._constant(limits[i], 4, "uint8") for i in range(2))
+        self._zero = self._constant(limits[2], 2, "int16")
 
     def words(self, channels: Sequence[Any]) -> Any:
         """A vector of words from four fp32 vectors."""
-        lanes, bits = self._lanes, []
-        for value in channels:
-            bounded = tirx.Min(tirx.Max(value, self._low), self._high)
-            shifted = self._b.register(bounded + vector_of(const(_MAGIC, "float32"), lanes), lanes).value
-            bits.append(tirx.reinterpret(f"int32x{lanes}", shifted))
+        n = self._lanes
+        codes = [self._rounded(value) for value in channels]
+        halves: list[Any] = []
+        for pair in (codes[:2], codes[2:]):
+            short = self._call(_PACK_32[n], f"int16x{2 * n}", *pair)
+            added = self._call("llvm.sadd.sat", f"int16x{2 * n}", short, self._zero)
+            halves.append(self._b.register(added, 2 * n, "int16").value)
+        planes = tirx.reinterpret(f"uint8x{4 * n}", self._call(_PACK_16[n], f"int8x{4 * n}", *halves))
+        bounded = self._b.register(tirx.Min(tirx.Max(planes, self._low), self._high), 4 * n, "uint8").value
+        # in every 16 bytes four codes of each channel become four words
+        order = [at // 16 * 16 + at % 4 * 4 + at % 16 // 4 for at in range(4 * n)]
+        words = tirx.reinterpret(f"int32x{n}", shuffle([bounded], order))
+        return self._b.register(words, n, "int32").value
 
-        def beside(low: Any, high: Any, width: int) -> Any:
-            """The lowest `width` bits of both."""
-            mask = 2**width - 1
-            first = tirx.bitwise_and(low, vector_of(const(mask), lanes))
-            moved = tirx.shift_left(high, vector_of(const(width), lanes))
-            both = tirx.bitwise_or(first, tirx.bitwise_and(moved, vector_of(const(-1 - mask), lanes)))
-            return self._b.register(both, lanes, "int32").value
+    def _rounded(self, value: Any) -> Any:
+        n = self._lanes
+        if not self._bounded:
+            value = tirx.Min(vector_of(const(LARGEST, "float32"), n), value)
+        more = [vector_of(const(0), n), const(-1, "int16"), const(4)] if n == 16 else []
+        found = self._call(_ROUND[n], f"int32x{n}", value, *more)
+        return self._b.register(found, n, "int32").value
 
-        word = beside(beside(bits[0], bits[1], 8), beside(bits[2], bits[3], 8), 16)
-        bytes_type = f"int8x{CHANNELS * lanes}"  # modulo 256, as the rounded values are so far
-        total = tirx.reinterpret(bytes_type, word) + tirx.reinterpret(bytes_type, self._zero)
-        return self._b.register(tirx.reinterpret(f"int32x{lanes}", total), lanes, "int32").value
+    def _constant(self, word: Any, size: int, dtype: str) -> Any:
+        lanes = self._lanes * size
+        value = tirx.reinterpret(f"{dtype}x{lanes}", vector_of(word, self._lanes))
+        return self._b.register(value, lanes, dtype).value
+
+    def _call(self, intrinsic: str, dtype: str, *arguments: Any) -> Any:
+        return tirx.call_llvm_pure_intrin(dtype, intrinsic, *arguments)
 
 
-def limits_of(zero: int, low: float = 0.0, high: float = 255.0) -> list[float]:
+def limits_of(zero: int, low: int = 0, high: int = 255) -> npt.NDArray[np.int32]:
     """What a `CodeWriter` reads, from the zero and the least and the largest code."""
-    return [low - zero, high - zero, float(zero)]
+    codes = np.array([[low] * CHANNELS, [high] * CHANNELS], np.uint8).view("<i4").reshape(-1)
+    return np.append(codes, np.array([zero, zero], np.int16).view("<i4")).astype(np.int32)

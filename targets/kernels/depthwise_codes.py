@@ -26,10 +26,11 @@ _ROWS = 4  # of a transposed word
 
 @dataclass(frozen=True)
 class DepthwiseCodesForm:
-    """`geometry` as for fp32, its strip from `strip_of`; `feature` as in codes.py."""
+    """`geometry` as for fp32, its strip from `strip_of`; `feature` and `bounded` as in codes.py."""
 
     geometry: DepthwiseForm
     feature: str
+    bounded: bool = False
 
 
 def strip_of(kernel_rows: int, stride: int, dilation: int) -> int:
@@ -52,14 +53,14 @@ def depthwise_codes_kernel(form: DepthwiseCodesForm, symbol: str) -> Any:
     b = KernelBuilder()
     g = form.geometry
     value, scale, bias = b.pointer("value", "int32"), b.pointer("scale"), b.pointer("bias")
-    limits, x, y = b.pointer("limits"), b.pointer("x", "int32"), b.pointer("y", "int32")
+    limits, x, y = b.pointer("limits", "int32"), b.pointer("x", "int32"), b.pointer("y", "int32")
     operands = EpilogueOperands(b, g.epilogue)
     words, zero = b.scalar("words"), b.scalar("zero")
     x_pitch, x_origin, x_batch = (b.scalar(n) for n in ("x_pitch", "x_origin", "x_batch"))
     y_pitch, y_origin, y_batch = (b.scalar(n) for n in ("y_pitch", "y_origin", "y_batch"))
     operands.declare_scalars()
     dot = Dot(b, form.feature, g.lanes)
-    writer = CodeWriter(b, limits, g.lanes)
+    writer = CodeWriter(b, limits, g.lanes, bounded=form.bounded)
     outside = b.register(vector_of(zero, g.lanes), g.lanes, "int32").value
     with b.loop(b.end - b.begin, b.begin) as u:
         batch = b.register(tirx.truncdiv(u, words), dtype="int32").value

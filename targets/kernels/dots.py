@@ -34,6 +34,7 @@ class DotsForm:
         stream: the weights come from beyond L2 and are fetched ahead.
         codes: results are words of codes, not fp32.
         epilogue: what happens to a scaled sum before it is stored.
+        bounded: as `CodeWriter` has it.
     """
 
     rows: int
@@ -43,6 +44,7 @@ class DotsForm:
     stream: bool
     codes: bool
     epilogue: Epilogue
+    bounded: bool = False
 
 
 def dots_kernel(form: DotsForm, symbol: str) -> Any:
@@ -60,7 +62,7 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
     )
     row, offset, value = (b.pointer(n, "int32") for n in ("row", "offset", "value"))
     scale, bias = b.pointer("scale"), b.pointer("bias")
-    limits = b.pointer("limits") if form.codes else None
+    limits = b.pointer("limits", "int32") if form.codes else None
     x, y = b.pointer("x", "int32"), b.pointer("y", "int32" if form.codes else "float32")
     operands = EpilogueOperands(b, form.epilogue)
     tiles_first, tiles_second, part_count = (
@@ -69,7 +71,7 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
     pitch, origin, x_batch, y_batch = (b.scalar(n) for n in ("pitch", "origin", "x_batch", "y_batch"))
     operands.declare_scalars()
     dot = Dot(b, form.feature, V)
-    writer = CodeWriter(b, limits, V) if limits is not None else None
+    writer = CodeWriter(b, limits, V, bounded=form.bounded) if limits is not None else None
     rows_of_y = CHANNELS if form.codes else 1  # output rows in a row of Y
 
     def multiply(acc: list[list[Register]], x0: Any, start: Any, blocks: Any, ahead: Register) -> None:

@@ -33,17 +33,18 @@ class RecodeForm:
 def encode_kernel(form: RecodeForm, symbol: str) -> Any:
     """The PrimFunc.
 
-    Pointers: [*limits, 1 / scale], X fp32, Y words. Scalars: channels, then channel pitch, origin
+    Pointers: limits, [1 / scale], X fp32, Y words. Scalars: channels, then channel pitch, origin
     and batch stride of X and of Y (word channels). Extent: batch x word channels. Reads, and where rows are
     shorter than a vector writes, up to a vector behind a row.
     """
     b = KernelBuilder()
-    numbers, x, y = b.pointer("numbers"), b.pointer("x"), b.pointer("y", "int32")
+    limits, numbers = b.pointer("limits", "int32"), b.pointer("numbers")
+    x, y = b.pointer("x"), b.pointer("y", "int32")
     channels = b.scalar("channels")
     x_pitch, x_origin, x_batch, y_pitch, y_origin, y_batch = _scalars(b)
     V = form.lanes
-    writer = CodeWriter(b, numbers, V)
-    factor = b.register(vector_of(numbers[3], V), V).value
+    writer = CodeWriter(b, limits, V)
+    factor = b.register(vector_of(numbers[0], V), V).value
     with b.loop(b.end - b.begin, b.begin) as u:
         batch, word = _split(b, u, channels)
         first = b.register(word * CHANNELS, dtype="int32").value

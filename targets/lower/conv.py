@@ -198,7 +198,7 @@ def _dense_or_sparse(
         )
     )
     report_conv(
-        low, call, g, matrix, choice.label, choice.reason, choice.seconds, choice.dense_seconds, steps
+        low, call, g, weight, choice.label, choice.reason, choice.seconds, choice.dense_seconds, steps
     )
 
 

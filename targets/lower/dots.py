@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sparsecc.targets.kernels.codes import limits_of
+from sparsecc.targets.kernels.codes import LARGEST, limits_of
 from sparsecc.targets.kernels.dots import DotsForm, dots_kernel, word_matrix
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
 from sparsecc.targets.kernels.spmm import pack_spmm, tile_classes
@@ -20,8 +20,11 @@ from sparsecc.targets.lower.select import SpmmChoice, choose_spmm, parts_of
 from sparsecc.targets.lower.state import Lowering, Pointer, Stored, base
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
 
 _STREAMED = 128 * 1024  # bytes of weights from which fetching ahead pays
+MOST = 255
+"""The largest code."""
 _FOLDED = frozenset({"Relu", "Clip"})
 
 
@@ -31,10 +34,12 @@ class Sums:
 
     Attributes:
         scale, bias: [M], float64.
+        reach: [M], what no magnitude of a value exceeds.
     """
 
     scale: npt.NDArray[np.float64]
     bias: npt.NDArray[np.float64]
+    reach: npt.NDArray[np.float64]
 
     @staticmethod
     def of(
@@ -42,8 +47,13 @@ class Sums:
     ) -> Sums:
         """For weights [M, K]; the zero of the activations goes into the bias."""
         factor = scale.astype(np.float64) * np.float64(np.float32(source.scale))
-        total = codes.reshape(len(codes), -1).sum(axis=1, dtype=np.int64)
-        return Sums(factor, bias[: len(codes)].astype(np.float64) - factor * source.zero * total)
+        rows = codes.reshape(len(codes), -1).astype(np.int64)
+        shifted = bias[: len(codes)].astype(np.float64) - factor * source.zero * rows.sum(axis=1)
+        return Sums(factor, shifted, np.abs(shifted) + factor * MOST * np.abs(rows).sum(axis=1))
+
+    def times(self, factor: float, bias: float = 0.0, reach: float = 0.0) -> Sums:
+        """The values times a factor, with a number added to them and to their reach."""
+        return Sums(self.scale * factor, self.bias * factor + bias, self.reach * factor + reach)
 
 
 @dataclass(frozen=True)
@@ -56,16 +66,20 @@ class Finish:
         tensors: stored as `y`.
         limits: of codes; None for fp32.
         y: the result.
-        rest: still to be turned into codes.
     """
 
     epilogue: Epilogue
     sums: Sums
     row_operands: tuple[FloatArray, ...]
     tensors: tuple[Stored, ...]
-    limits: FloatArray | None
+    limits: IntArray | None
     y: Stored
-    rest: Codes | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether all values in steps are known to be small enough for int32."""
+        folded = not self.epilogue.ops or self.epilogue.tensor_pointers > 0
+        return self.limits is not None and folded and bool((self.sums.reach < LARGEST).all())
 
     def scale_and_bias(self) -> list[npt.NDArray[np.float32]]:
         """With room for a kernel's last block of rows."""
@@ -92,22 +106,22 @@ def finish_of(
         words = low.buffer(regions.words(result), "int32", f"{call.output.name}.codes")
         folded = _folded(tail, sums, result, sources)
         if folded is not None:
-            epilogue, sums, rows, limits = folded
+            epilogue, steps, rows, limits = folded
             found = tuple(low.words(source.value) for source in sources if source is not None)
             if all(s.layout.same_elements(words.layout, result.words) for s in found):
-                return Finish(epilogue, sums, rows, found, limits, words)
+                return Finish(epilogue, steps, rows, found, limits, words)
     y = low.buffer(layout, "float32", call.output.name or "")
     extra = tuple(residuals(low, tail, layout))
-    return Finish(tail.epilogue, sums, tail.row_operands, extra, None, y, result)
+    return Finish(tail.epilogue, sums, tail.row_operands, extra, None, y)
 
 
 def _folded(
     tail: Tail, sums: Sums, result: Codes, sources: list[Codes | None]
-) -> tuple[Epilogue, Sums, tuple[FloatArray, ...], FloatArray] | None:
+) -> tuple[Epilogue, Sums, tuple[FloatArray, ...], IntArray] | None:
     """An epilogue that ends in codes: scales and zeros go into the sums, Relu and Clip into the limits."""
     inverse, M = 1.0 / np.float64(np.float32(result.scale)), len(sums.scale)
     ops = list(tail.epilogue.ops)
-    limits = np.array(limits_of(result.zero), np.float32)
+    limits = limits_of(result.zero)
 
     def everywhere(value: float) -> FloatArray:
         return np.full(M, value, np.float32)
@@ -116,7 +130,7 @@ def _folded(
     if chain and ops and ops[-1].op in _FOLDED:
         limits = _limits(ops.pop(), result, inverse)
     if not ops:
-        return Epilogue(), Sums(sums.scale * inverse, sums.bias * inverse), (), limits
+        return Epilogue(), sums.times(inverse), (), limits
     residual = EpilogueOp("Add", (Operand("step", 0), Operand("tensor", 0)))
     swapped = EpilogueOp("Add", (Operand("tensor", 0), Operand("step", 0)))
     source = sources[0] if sources else None
@@ -124,8 +138,7 @@ def _folded(
         factor = np.float64(np.float32(source.scale)) * inverse
         added = EpilogueOp("Mul", (Operand("codes", 0), Operand("row", 0)))
         total = EpilogueOp("Add", (Operand("step", 0), Operand("step", 1)))
-        bias = sums.bias * inverse - factor * source.zero
-        folded = Sums(sums.scale * inverse, bias)
+        folded = sums.times(inverse, -factor * source.zero, factor * MOST)
         return Epilogue((added, total), 1, 1), folded, (everywhere(factor),), limits
     if sources:
         return None
@@ -134,12 +147,13 @@ def _folded(
     return Epilogue((*ops, scaled), rows + 1, 0), sums, (*tail.row_operands, everywhere(inverse)), limits
 
 
-def _limits(op: EpilogueOp, result: Codes, inverse: np.float64) -> FloatArray:
+def _limits(op: EpilogueOp, result: Codes, inverse: np.float64) -> IntArray:
     """Relu and Clip as bounds of codes: rounding keeps the order of values."""
     bounds = dict(op.attributes) if op.op == "Clip" else {"min": 0.0}
-    codes = {name: float(np.rint(bound * inverse) + result.zero) for name, bound in bounds.items()}
-    low, high = (float(np.clip(codes.get(name, end), 0, 255)) for name, end in (("min", 0.0), ("max", 255.0)))
-    return np.array(limits_of(result.zero, low, high), np.float32)
+    codes = {
+        name: int(np.clip(np.rint(bound * inverse) + result.zero, 0, 255)) for name, bound in bounds.items()
+    }
+    return limits_of(result.zero, codes.get("min", 0), codes.get("max", 255))
 
 
 def choose_dots(
@@ -189,7 +203,14 @@ def dots_step(
     dot = low.machine.dot
     low.use(dot)
     form = DotsForm(
-        choice.rows, widths, low.machine.lanes, dot, stream, finish.limits is not None, finish.epilogue
+        choice.rows,
+        widths,
+        low.machine.lanes,
+        dot,
+        stream,
+        finish.limits is not None,
+        finish.epilogue,
+        finish.bounded,
     )
     symbol = low.kernel("dots", form, lambda s: dots_kernel(form, s))
     pitch, x_batch, y_batch = strides

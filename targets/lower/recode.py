@@ -39,8 +39,8 @@ def lower_encode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Cod
 def encode(low: Lowering, regions: PlaneRegions, label: str, source: Stored, codes: Codes) -> None:
     """Emit the step from fp32 planes or features to words, and record them."""
     made = low.buffer(regions.words(codes), "int32", f"{codes.value.name}.codes")
-    numbers = np.array([*limits_of(codes.zero), 1.0 / codes.scale], np.float32)
-    _recode(low, f"{label}.encode", "encode", (source, made), codes, numbers)
+    arrays = [limits_of(codes.zero), np.array([1.0 / codes.scale], np.float32)]
+    _recode(low, f"{label}.encode", "encode", (source, made), codes, arrays)
     low.define_words(codes.value, made)
 
 
@@ -56,7 +56,7 @@ def _decode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Codes) -
     made = low.buffer(layout, "float32", value.name or "")
     numbers = np.array([codes.scale, codes.zero], np.float32)
     _recode(
-        low, f"{node.name or value.name}.decode", "decode", (low.words(codes.value), made), codes, numbers
+        low, f"{node.name or value.name}.decode", "decode", (low.words(codes.value), made), codes, [numbers]
     )
     low.define(value, made)
     if low.after_copy is not None:
@@ -64,7 +64,12 @@ def _decode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Codes) -
 
 
 def _recode(
-    low: Lowering, label: str, kind: str, sides: tuple[Stored, Stored], codes: Codes, numbers: np.ndarray
+    low: Lowering,
+    label: str,
+    kind: str,
+    sides: tuple[Stored, Stored],
+    codes: Codes,
+    numbers: list[np.ndarray],
 ) -> None:
     """Emit one step of either kind, from the first side to the second."""
     words, channels = (1, 0) if kind == "encode" else (0, 1)
@@ -84,7 +89,7 @@ def _recode(
     batch = codes.shape[0] if codes.planes else 1
     scalars = [number for side in found for number in (side.strides[1], side.origin, side.strides[0])]
     low.step(
-        label, kind, symbol, [*low.pack(numbers), base(sides[0]), base(sides[1])],
+        label, kind, symbol, [*low.pack(*numbers), base(sides[0]), base(sides[1])],
         [count, *scalars], batch * (codes.words[1] if codes.planes else codes.words[-1]),
     )  # fmt: skip
 

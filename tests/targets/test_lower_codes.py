@@ -210,3 +210,20 @@ def test_vnni_is_needed_only_where_it_is_used() -> None:
     net.output(conv8(net, net.coded(x), 8, 8))
     assert "avx512_vnni" in lowered(net.proto(), f"{V4}+vnni")[1].features
     assert "avx512_vnni" not in lowered(net.proto(), V4)[1].features
+
+
+def test_values_beyond_int32_end_at_the_largest_code() -> None:
+    """From outside, from large scales, and behind an activation."""
+    net = Network()
+    values = np.array([1e30, -1e30, np.inf, -np.inf, 3e9, -3e9, 1.0, 0.0] * 4, np.float32).reshape(1, 8, 1, 4)
+    x = net.coded(net.input(1, 8, 1, 4, values=values), zero=10)
+    net.output(x)
+    weight = net.constant(np.full((4, 8, 1, 1), 127, np.int8))
+    scale = net.constant(np.full(4, 2.0**40), np.float32)
+    y = net.add("Conv", x, net.add("DequantizeLinear", weight, scale, axis=0))
+    net.output(net.coded(y, zero=3), net.coded(net.add("LeakyRelu", y), zero=3))
+    weight = net.constant(np.full((8, 1, 1, 3), 127, np.int8))
+    scale = net.constant(np.full(8, 2.0**40), np.float32)
+    y = net.add("Conv", x, net.add("DequantizeLinear", weight, scale, axis=0), group=8, pads=[0, 1, 0, 1])
+    net.output(net.coded(y, zero=3))
+    check(net, *MACHINES, tolerance=EXACT)
