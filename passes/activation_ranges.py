@@ -61,7 +61,7 @@ def check_method(method: str, percentile: float) -> None:
     if method not in METHODS:
         raise UsageError(f"there is no calibration method {method!r}; methods are {', '.join(METHODS)}")
     if not 50 < percentile <= 100:
-        raise UsageError(f"a percentile is above 50 and at most 100, such as 99.99, not {percentile:g}")
+        raise UsageError(f"a percentile is above 50 and at most 100, such as 99.999, not {percentile:g}")
 
 
 def activation_ranges(
@@ -69,7 +69,7 @@ def activation_ranges(
     values: Sequence[ir.Value],
     calibration: Calibration,
     method: str,
-    percentile: float = 99.99,
+    percentile: float = 99.999,
 ) -> dict[ir.Value, Range]:
     """The range of each value; 0 is always inside.
 
@@ -203,13 +203,15 @@ def clipped_bins(counts: np.ndarray, levels: int) -> int:
 
     For every number of bins: P is what is kept, with all outliers in its last bin; Q is what is kept, merged
     into `levels` codes, each spread again over those of its bins that are not empty. The number whose
-    KL(P || Q) is least is taken, the larger of equal ones. A last bin that is empty but for outliers
-    has no Q, so such numbers are left out.
+    KL(P || Q) is least is taken, the larger of equal ones. A last bin that is empty but for outliers has no
+    Q, so such numbers are left out. The first bin, where a ReLU leaves its zeros, is counted as the second:
+    0 is exact in every grid. So does NVIDIA's pytorch-quantization, which this follows.
 
     Args:
         counts: [bins], from magnitude 0 on, with some in the last bin.
         levels: codes, at most as many as bins.
     """
+    counts = np.concatenate([counts[1:2], counts[1:]])
     total = float(counts.sum())
     best, least = len(counts), math.inf
     outliers = total - np.cumsum(counts)

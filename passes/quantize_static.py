@@ -68,8 +68,8 @@ class QuantizeStatic(Pass):
     """
 
     calibration: tuple[str, ...] = ()
-    method: str = "percentile"
-    percentile: float = 99.99
+    method: str = "minmax"
+    percentile: float = 99.999
     skip: tuple[str, ...] = ()
     min_size: int = 0
 
@@ -170,8 +170,8 @@ def _few_columns(
     if columns > FEW_COLUMNS:
         return None
     reason = (
-        f"{use.layer} has {columns} columns, up to {FEW_COLUMNS}, so the bytes of its weights limit it, "
-        f"which are int8: what it reads stays float32"
+        f"{use.layer} has few columns ({columns}), so the bytes of its weights limit it, which are int8: what it "
+        f"reads stays float32"
     )
     return Refusal(reason, use.layer, "few-columns")
 

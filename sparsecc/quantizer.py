@@ -61,8 +61,8 @@ def quantize(
         bits: 8, or 4 for matrices whose inputs 32 divides, without calibration.
         calibration: some batches of inputs like those that the model will see, a hundred samples or so. Where
             the first dimension of the inputs is fixed, an array may hold several batches.
-        method: how ranges are chosen: minmax, percentile (default) or entropy.
-        percentile: share of an activation's values that is inside its range, in percent (99.99).
+        method: how ranges are chosen: minmax (default), percentile or entropy.
+        percentile: share of an activation's values that is inside its range, in percent (99.999).
         skip: names of layers or parameters to leave alone, or globs.
         min_size: weights with fewer elements are left alone; None is 1024, and 0 with calibration.
 
@@ -81,6 +81,10 @@ def quantize(
     else:
         if bits != 8:
             raise UsageError(f"with calibration weights and activations have 8 bits, not {bits}")
+        if percentile is not None and method != "percentile":
+            raise UsageError(
+                f"a percentile is for method percentile, not {method or 'minmax'}; leave one out"
+            )
         options: dict[str, Any] = {"method": method, "percentile": percentile, "min_size": min_size}
         given = {name: option for name, option in options.items() if option is not None}
         item = QuantizeStatic(skip=tuple(skip), **given)

@@ -15,6 +15,8 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader
 from onnxruntime.quantization.quantize import quantize_static
 
 import sparsecc
+from sparsecc.errors import UsageError
+from sparsecc.ir.dump import dump
 from sparsecc.ir.evaluate import evaluate
 from sparsecc.passes.hooks import relative_difference
 
@@ -96,3 +98,100 @@ def test_models_that_others_quantised(per_channel: bool, tmp_path: Path) -> None
     step = np.abs(expected).max() / 127
     assert np.abs(found - expected).max() <= 1.01 * step  # a sum at the edge of two codes may take either
     assert np.mean(np.abs(found - expected) > 0.01 * step) < 0.02
+
+
+def convolutions(batch: int | str = 1) -> ir.Model:
+    """Two convolutions with batch norm and ReLU, a residual sum between them, and a classifier."""
+    rng = np.random.default_rng(0)
+    shapes = {"a.weight": (16, 3, 3, 3), "b.weight": (16, 16, 3, 3), "c.weight": (10, 16)}
+    arrays = {
+        name: rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:])) for name, shape in shapes.items()
+    }
+    for norm in "mn":
+        arrays |= {f"{norm}.{part}": rng.uniform(0.5, 1.5, 16) for part in ("scale", "bias", "mean", "var")}
+    weights = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    parts = ("scale", "bias", "mean", "var")
+    nodes = [
+        helper.make_node("Conv", ["x", "a.weight"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["a", *(f"m.{part}" for part in parts)], ["m"]),
+        helper.make_node("Relu", ["m"], ["r"]),
+        helper.make_node("Conv", ["r", "b.weight"], ["b"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["b", *(f"n.{part}" for part in parts)], ["n"]),
+        helper.make_node("Add", ["n", "r"], ["s"]),
+        helper.make_node("GlobalAveragePool", ["s"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "c.weight"], ["y"], transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 12, 12])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 10])
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    opsets = [helper.make_opsetid("", 20)]
+    return sparsecc.capture(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 3, 12, 12)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", [None, "minmax", "percentile", "entropy"])
+@pytest.mark.parametrize("batch", [1, "n"])
+def test_static(method: str | None, batch: int | str) -> None:
+    """Batch norm goes into the weights first; the model that was given is as it was."""
+    model = convolutions(batch)
+    before = dump(model)
+    found = sparsecc.quantize(model, calibration=sparsecc.Calibration([{"x": images(16)}]), method=method)
+    assert dump(model) == before
+    ops = [node.op_type for node in found.model.graph]
+    assert "BatchNormalization" not in ops
+    assert ops.count("QuantizeLinear") == (2 if batch == 1 else 3), "the classifier sees 1 or 16 columns"
+    assert (
+        found.notes[-1]
+        == f"{ops.count('QuantizeLinear')} activations are uint8 with ranges by {method or 'minmax'}"
+    )
+    assert found.bytes_after < 0.4 * found.bytes_before
+    inputs = {"x": images(1, seed=5)}
+    expected, result = evaluate(model, inputs)["y"], evaluate(found.model, inputs)["y"]
+    assert 1e-4 < relative_difference(result, expected) < 0.05
+
+
+def test_static_weights_are_those_of_weight_only() -> None:
+    model = network(20)
+    data = sparsecc.Calibration(
+        [{"x": np.random.default_rng(1).standard_normal((20, 64)).astype(np.float32)}]
+    )
+    static = sparsecc.quantize(model, calibration=data).model.graph.initializers
+    plain = sparsecc.quantize(model).model.graph.initializers
+    for name in ("a.weight.int8", "a.weight.scale", "b.weight.int8", "b.weight.scale"):
+        first, second = static[name].const_value, plain[name].const_value
+        assert first is not None
+        assert second is not None
+        np.testing.assert_array_equal(first.numpy(), second.numpy())
+
+
+def test_static_compiles_to_what_the_nodes_say(tmp_path: Path) -> None:
+    found = sparsecc.quantize(convolutions(), calibration=sparsecc.Calibration([{"x": images(16)}]))
+    artifact = sparsecc.compile(found.model, out=tmp_path / "m.scc", measure=False)
+    inputs = {"x": images(1, seed=5)}
+    with artifact.load() as session:
+        result = session.run(inputs)["y"]
+    expected = evaluate(found.model, inputs)["y"]
+    assert relative_difference(result, expected) < 0.005  # sums at the edge of two codes may take either
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"bits": 4}, "have 8 bits, not 4"),
+        ({"method": "mean"}, "no calibration method 'mean'"),
+        ({"method": "percentile", "percentile": 10.0}, "above 50 and at most 100"),
+        ({"percentile": 99.9}, "for method percentile, not minmax"),
+        ({"min_size": -1}, "min-size"),
+        ({"calibration": None, "method": "minmax"}, "give calibration too"),
+        ({"calibration": sparsecc.Calibration([])}, "no calibration batches"),
+        ({"calibration": sparsecc.Calibration([{"x": images(3)[:, :2]}])}, "has the shape"),
+    ],
+)
+def test_static_refused(options: dict[str, Any], says: str) -> None:
+    given: dict[str, Any] = {"calibration": sparsecc.Calibration([{"x": images(2)}]), **options}
+    with pytest.raises(UsageError, match=says):
+        sparsecc.quantize(convolutions(), **given)

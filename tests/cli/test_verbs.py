@@ -111,6 +111,69 @@ def test_quantize(cli: Cli, network: Path, tmp_path: Path) -> None:
     assert "--force" in refused.sentence()
 
 
+def test_quantize_static(cli: Cli, network: Path, tmp_path: Path) -> None:
+    """One file with many samples, or several with one each, give the same."""
+    samples = np.random.default_rng(0).standard_normal((6, 8, 12, 12)).astype(np.float32)
+    np.savez(tmp_path / "all.npz", x=samples)
+    files: list[object] = []
+    for number, sample in enumerate(samples):
+        np.savez(tmp_path / f"{number}.npz", x=sample[None])
+        files += ["--calibration", tmp_path / f"{number}.npz"]
+    out, again = tmp_path / "int8.onnx", tmp_path / "again.onnx"
+    found = cli(
+        "quantize", network, "-o", out, "--calibration", tmp_path / "all.npz", "--method", "percentile",
+        "--percentile", "99.9",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert "3 weights are int8" in found.out
+    assert "2 activations are uint8 with ranges by percentile" in found.out
+    assert "w3 has few columns (1)" in found.out
+    assert (
+        cli("quantize", network, "-o", again, *files, "--method", "percentile", "--percentile", "99.9").code
+        == 0
+    )
+    assert out.read_bytes() == again.read_bytes()
+    difference = reference(out, samples[:1]) - reference(network, samples[:1])
+    assert 0 < np.abs(difference).max() < 0.1 * np.abs(reference(network, samples[:1])).max()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--method", "minmax"), "give calibration too"),
+        (("--calibration", "absent.npz"), "absent.npz is no .npz file"),
+        (("--calibration", "bytes.npz"), "bytes.npz is no .npz file"),
+        (("--calibration", "shape.npz"), "has the shape [1, 8, 12, 11]"),
+        (("--calibration", "type.npz"), "is of type int32"),
+        (("--calibration", "nan.npz"), "holds NaN or infinity"),
+        (("--calibration", "name.npz"), "has an input 'z'"),
+        (("--calibration", "good.npz", "--method", "mean"), "no calibration method 'mean'"),
+        (("--calibration", "good.npz", "--bits", "4"), "have 8 bits, not 4"),
+        (("--calibration", "good.npz", "--method", "percentile", "--percentile", "101"), "at most 100"),
+    ],
+)
+def test_quantize_static_refused(
+    cli: Cli,
+    network: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    good = np.ones((1, 8, 12, 12), np.float32)
+    Path("bytes.npz").write_bytes(b"no archive")
+    np.savez("good.npz", x=good)
+    np.savez("shape.npz", x=good[..., :11])
+    np.savez("type.npz", x=good.astype(np.int32))
+    np.savez("nan.npz", x=good * np.nan)
+    np.savez("name.npz", z=good)
+    found = cli("quantize", network, "-o", "out.onnx", *words)
+    assert found.code == 2
+    assert says in found.sentence()
+    assert not Path("out.onnx").exists()
+
+
 def test_compile_run_and_compare(cli: Cli, network: Path, tmp_path: Path) -> None:
     sparse, out, result = tmp_path / "sparse.onnx", tmp_path / "m.scc", tmp_path / "y.npz"
     cli("sparsify", network, "-o", sparse, "--pattern", "unstructured", "--sparsity", "0.7")
