@@ -170,8 +170,8 @@ def _few_columns(
     if columns > FEW_COLUMNS:
         return None
     reason = (
-        f"{use.layer} has few columns ({columns}), so the bytes of its weights limit it, which are int8: what it "
-        f"reads stays float32"
+        f"{use.layer} has few columns ({columns}), so the bytes of its weights limit it, which are int8: "
+        f"what it reads stays float32"
     )
     return Refusal(reason, use.layer, "few-columns")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from sparsecc.targets.lower.state import shape_of
 
 FloatArray = npt.NDArray[np.float32]
 
+FEW_COLUMNS = 8  # up to here lanes run along output rows
 WIDEST_STRIDE = 64  # columns; a vector of wider strided reads would leave the slack around the arena
 
 
@@ -65,7 +67,7 @@ def unfused(call: Call) -> tuple[list[ir.Node], dict[ir.Value, ir.Value]]:
     copies: dict[ir.Value, ir.Value] = {}
     actual: dict[ir.Value, ir.Value] = {}
     nodes: list[ir.Node] = []
-    body = [call.anchor, *call.tail, *([] if call.coding is None else [call.coding])]
+    body = [call.anchor, *call.tail]
 
     def copy_of(value: ir.Value) -> ir.Value:
         if value not in copies:
@@ -267,3 +269,13 @@ def linear_weights(call: Call) -> LinearWeights | None:
 def _float(node: ir.Node, name: str, default: float) -> float:
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_float()
+
+
+def columns_of(shape: tuple[int, ...]) -> int:
+    """Columns that a linear layer on this input shape has."""
+    return prod(shape[:-1])
+
+
+def few(shape: tuple[int, ...]) -> bool:
+    """Whether a linear layer on this input shape takes the form with lanes along rows."""
+    return columns_of(shape) <= FEW_COLUMNS

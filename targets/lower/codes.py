@@ -3,7 +3,8 @@
     q = QuantizeLinear(x, scale, zero); y = DequantizeLinear(q, scale, zero)
 
 Where nothing but DequantizeLinear reads q, only words are stored (kernels/codes.py). Convolutions and linear
-layers with 8-bit weights read them; whoever else reads y gets a copy in fp32.
+layers with 8-bit weights read them; whoever else reads y gets a copy in fp32. Layers on few columns are
+limited by the bytes of their weights, so what they read is left as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import onnx_ir as ir
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.layout import Layout
-from sparsecc.targets.lower.call import Call, call_of, conv_geometry, linear_weights
+from sparsecc.targets.lower.call import Call, call_of, conv_geometry, few, linear_weights
 from sparsecc.targets.lower.state import shape_of
 
 _SIGNED = 128  # what is added to signed codes
@@ -110,7 +111,7 @@ def _codes(call: Call) -> Codes | None:
     if value.is_graph_output() or value.dtype not in (ir.DataType.UINT8, ir.DataType.INT8):
         return None
     readers = [reader for reader, _ in value.uses()]
-    if not readers or 0 in shape_of(value):
+    if not readers or 0 in shape_of(value) or (shape.rank() < 4 and few(shape_of(value))):
         return None
     for reader in readers:
         if reader.op_type != "DequantizeLinear" or reader.domain != "" or reader.graph is not call.node.graph:

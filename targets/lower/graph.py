@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -93,10 +94,26 @@ class GraphLowering:
             lower_chain(self.low, unit.nodes, self._layout_of)
             return
         call = call_of(self.model, node)
-        op = call.anchor.op_type
         if call.coding is not None and self.regions.codes.of(call.output) is None:
-            self._generic(call)
-            return
+            self._apart(call, call.coding)
+        else:
+            self._lower_call(call)
+
+    def _apart(self, call: Call, coding: ir.Node) -> None:
+        """Lower a call without its QuantizeLinear, and that by itself."""
+        name = f"{call.output.name}::fp32"
+        plain = ir.Value(name=name, shape=call.output.shape, type=ir.TensorType(ir.DataType.FLOAT))
+        self._lower_call(replace(call, output=plain, coding=None))
+        numbers = list(coding.inputs[1:])
+        node = ir.Node(
+            "", coding.op_type, [plain, *numbers], dict(coding.attributes), num_outputs=1, name=name
+        )
+        result = node.outputs[0]
+        result.name, result.shape, result.type = call.output.name, call.output.shape, call.output.type
+        lower_chain(self.low, [node], self._layout_of, {result: call.output})
+
+    def _lower_call(self, call: Call) -> None:
+        node, op = call.node, call.anchor.op_type
         if call.anchor.domain not in ("", "ai.onnx"):
             raise UnsupportedOpError(
                 f"op {node.domain}::{node.op_type} (node {call.name!r}) is not in the ONNX standard "
@@ -127,7 +144,7 @@ class GraphLowering:
         return node.op_type in NORMS and lower_norm(self.low, node, self._layout_of)
 
     def _generic(self, call: Call) -> None:
-        if call.tail or call.coding is not None:
+        if call.tail:
             nodes, actual = unfused(call)
             lower_chain(self.low, nodes, self._layout_of, actual)
         else:

@@ -15,7 +15,7 @@ from sparsecc.targets.kernels.lookup import LookupForm, lookup_kernel, pack_look
 from sparsecc.targets.kernels.nibbles import NibblesForm, nibbles_kernel, pack_nibbles
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
-from sparsecc.targets.lower.call import Call, LinearWeights, Tail, tail_of
+from sparsecc.targets.lower.call import Call, LinearWeights, Tail, columns_of, few, tail_of
 from sparsecc.targets.lower.conv import spmm_call
 from sparsecc.targets.lower.conv_planes import define_result
 from sparsecc.targets.lower.dots import Sums, choose_dots, dots_step, finish_of
@@ -25,17 +25,6 @@ from sparsecc.targets.lower.select import RowsChoice, choose_rows, choose_spmm
 from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored, at_origin, base, shape_of
 
 FloatArray = npt.NDArray[np.float32]
-
-FEW_COLUMNS = 8  # up to here lanes run along output rows
-
-
-def columns_of(shape: tuple[int, ...]) -> int:
-    return prod(shape[:-1])
-
-
-def few(shape: tuple[int, ...]) -> bool:
-    """Whether a linear layer on this input shape takes the form with lanes along rows."""
-    return columns_of(shape) <= FEW_COLUMNS
 
 
 def padded_rows(shape: tuple[int, ...], lanes: int) -> Layout:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sparsecc.targets.layout import Layout
-from sparsecc.targets.lower.call import call_of, linear_weights
+from sparsecc.targets.lower.call import call_of, few, linear_weights
 from sparsecc.targets.lower.elementwise import ELEMENTWISE
-from sparsecc.targets.lower.linear import few
 from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.state import shape_of
 from sparsecc.targets.lower.views import RESHAPES, permutation

@@ -179,7 +179,8 @@ def test_what_stays_fp32(case: str) -> None:
         net.output(net.add("Conv", x, net.weight8(8, 8, 3)))
     elif case == "few columns":
         x = net.coded(net.input(3, 16), zero=9)
-        net.output(net.add("MatMul", x, net.add("Transpose", net.weight8(8, 16), perm=[1, 0])))
+        y = net.add("MatMul", x, net.add("Transpose", net.weight8(8, 16), perm=[1, 0]))
+        net.output(net.coded(net.add("Relu", y), zero=9))
     else:
         source = net.input(1, 8, 6, 10)
         scale, zero = net.constant(2.0**-5, np.float32), net.constant(9, np.uint8)
