@@ -3,6 +3,7 @@
 #   make test    all tests            make lint   ruff and pyright
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
 #   make bench-kernels  single layers against ONNX Runtime's own kernels: benchmarks/results/kernels.json
+#   make bench-int8     networks in 8 bits against ONNX Runtime's own: benchmarks/results/int8.json
 #   make decode         a language model's linear layers, token by token: benchmarks/results/decode.json
 #   make threads        two threads against one on whole networks: benchmarks/results/threads.json
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
@@ -31,7 +32,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench bench-kernels decode threads pruning accuracy coverage coverage-wide permutation clean
+.PHONY: help env demo test lint format models bench bench-kernels bench-int8 decode threads pruning accuracy coverage coverage-wide permutation clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -70,6 +71,9 @@ bench: $(STAMP)
 
 bench-kernels: $(STAMP)
 	$(BIN)/python -m benchmarks.kernels
+
+bench-int8: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_int8 $(MODELS)
 
 decode: $(STAMP)
 	$(BIN)/python -m benchmarks.decode

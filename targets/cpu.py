@@ -19,12 +19,12 @@ from sparsecc.targets.lower.state import Machine
 _V3 = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
-MACHINES: dict[str, Machine] = {
+_LEVELS: dict[str, Machine] = {
     "x86-64-v3": Machine("x86-64-v3", 8, 16, _V3, l1_bytes=32 * 1024, l2_bytes=512 * 1024),
     "x86-64-v4": Machine("x86-64-v4", 16, 32, _V4, l1_bytes=32 * 1024, l2_bytes=1024 * 1024),
 }
 _VNNI = {"x86-64-v3": "avx_vnni", "x86-64-v4": "avx512_vnni"}
-MACHINES |= {f"{name}+vnni": replace(MACHINES[name], dot=feature) for name, feature in _VNNI.items()}
+MACHINES = _LEVELS | {f"{name}+vnni": replace(_LEVELS[name], dot=dot) for name, dot in _VNNI.items()}
 NAMES = ("cpu", "host", *MACHINES)
 
 

@@ -9,17 +9,21 @@ from benchmarks.kernels import TOLERANCE, as_table, measure
 
 
 @pytest.mark.parametrize(
-    ("shape", "pattern", "percent"),
+    ("shape", "pattern", "percent", "bits"),
     [
-        (Convolution(32, 16, 9, 3, 2), "4x1", 80),
-        (Convolution(16, 16, 10, 5, 1, 16), "dense", 0),
-        (Linear(48, 32, 20), "unstructured", 70),
-        (Linear(48, 32, 4), "16x1", 50),
-        (Linear(48, 32, 16), "2:4", 50),
+        (Convolution(32, 16, 9, 3, 2), "4x1", 80, 32),
+        (Convolution(16, 16, 10, 5, 1, 16), "dense", 0, 32),
+        (Linear(48, 32, 20), "unstructured", 70, 32),
+        (Linear(48, 32, 4), "16x1", 50, 32),
+        (Linear(48, 32, 16), "2:4", 50, 32),
+        (Convolution(32, 16, 9, 3, 2), "4x4", 80, 8),
+        (Convolution(16, 16, 10, 5, 1, 16), "dense", 0, 8),
+        (Linear(48, 32, 20), "4x4", 50, 8),
     ],
 )
-def test_layer(shape: Shape, pattern: str, percent: int) -> None:
-    row = measure(shape, pattern, percent, peak=1e11)
+def test_layer(shape: Shape, pattern: str, percent: int, bits: int) -> None:
+    row = measure(shape, pattern, percent, peak=1e11, bits=bits)
+    assert row["kernel"].startswith("int8") == (bits == 8)
     assert row["difference"] <= TOLERANCE
     assert row["zeros"] == pytest.approx(percent / 100, abs=0.03)
     assert row["label"] == shape.label

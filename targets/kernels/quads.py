@@ -24,6 +24,8 @@ from sparsecc.targets.tir import (
     vector_of,
 )
 
+Weights = npt.NDArray[np.float32 | np.int32]
+
 _LOG_COLUMNS = 2
 COLUMNS = 1 << _LOG_COLUMNS
 """Of a word."""
@@ -139,8 +141,8 @@ def words_in(count: Any) -> Any:
 
 
 def pack_quads(
-    counts: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], value: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
+    counts: npt.NDArray[np.int64], steps: npt.NDArray[np.integer[Any]], value: Weights
+) -> tuple[npt.NDArray[np.uint64], Weights]:
     """Pack the columns of consecutive blocks, each from a word of its own on.
 
     Args:
@@ -157,12 +159,12 @@ def pack_quads(
     source = np.zeros(int(length.sum()), np.int64)
     source[place] = np.arange(len(steps))
     source = np.maximum.accumulate(source)  # a column of weight 0 is read where the block's last one lies
-    weights = np.zeros((len(source), value.shape[1]), np.float32)
+    weights = np.zeros((len(source), value.shape[1]), value.dtype)
     weights[place] = value
     return steps[source].astype("<u2").view("<u8").astype(np.uint64), weights
 
 
-def unit_of(offset: npt.NDArray[np.int64], chunks: list[slice]) -> int:
+def unit_of(offset: npt.NDArray[np.integer[Any]], chunks: list[slice]) -> int:
     """The largest power of two, up to 64 elements, that divides all distances between `offset`s.
 
     0 where there are none, or those of a chunk do not lie within 16 bits of such units.

@@ -21,6 +21,7 @@ from sparsecc.errors import LoweringError
 from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.kernels.quads import (
+    Weights,
     emit_quads,
     pack_quads,
     padded_counts,
@@ -32,7 +33,6 @@ from sparsecc.targets.kernels.quads import (
 from sparsecc.targets.tir import KernelBuilder, Register, vector_of
 
 FloatArray = npt.NDArray[np.float32]
-Weights = FloatArray | npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 

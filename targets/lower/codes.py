@@ -132,6 +132,6 @@ def _numbers(node: ir.Node) -> tuple[float, int] | None:
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return float(scale.reshape(())), 0
     zero = constant_of(node.inputs[2])
-    if zero is None or zero.size != 1 or zero.dtype not in (np.uint8, np.int8):
+    if zero is None or zero.size != 1 or zero.dtype.name not in ("uint8", "int8"):
         return None
     return float(scale.reshape(())), int(zero.reshape(()))

@@ -147,7 +147,7 @@ def _folded(
     return Epilogue((*ops, scaled), rows + 1, 0), sums, (*tail.row_operands, everywhere(inverse)), limits
 
 
-def _limits(op: EpilogueOp, result: Codes, inverse: np.float64) -> IntArray:
+def _limits(op: EpilogueOp, result: Codes, inverse: float) -> IntArray:
     """Relu and Clip as bounds of codes: rounding keeps the order of values."""
     bounds = dict(op.attributes) if op.op == "Clip" else {"min": 0.0}
     codes = {

@@ -20,8 +20,8 @@ from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
-from sparsecc.targets.kernels.quads import chains, side_loads
-from sparsecc.targets.kernels.spmm import Weights, block_mask, tile_classes
+from sparsecc.targets.kernels.quads import Weights, chains, side_loads
+from sparsecc.targets.kernels.spmm import block_mask, tile_classes
 from sparsecc.targets.lower.state import Machine
 
 FloatArray = npt.NDArray[np.float32]
