@@ -9,6 +9,8 @@
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
 #   make accuracy       what pruning costs on real weights: docs/accuracy.md; TASKS= for some; resumes
+#   make accuracy-int8  what 8-bit weights and activations cost: docs/quantization.md; TASKS= for some
+#   make int8-peers     ONNX Runtime's own 8-bit networks, by how they are made: benchmarks/results/int8-peers.json
 #   make coverage       structural pruning of every network of the zoo: docs/coverage.md; NAMES= for some
 #   make coverage-wide  of every model type of transformers: docs/coverage-wide.md; resumes
 # Another environment is used as it is with `make test BIN=/path/to/venv/bin STAMP=`.
@@ -32,7 +34,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench bench-kernels bench-int8 decode threads pruning accuracy coverage coverage-wide permutation clean
+.PHONY: help env demo test lint format models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide permutation clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -89,6 +91,12 @@ pruning: $(STAMP)
 
 accuracy: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy $(TASKS)
+
+accuracy-int8: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy_int8 $(TASKS)
+
+int8-peers: $(STAMP)
+	$(BIN)/python -m benchmarks.int8 $(MODELS)
 
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage --peers --jobs $(JOBS) $(NAMES)
