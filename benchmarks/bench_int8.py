@@ -1,8 +1,8 @@
 """`make bench-int8`: networks with weights and activations of 8 bits beside ONNX Runtime's dense ones.
 
 ONNX Runtime runs the file of its own static quantiser (per channel, QDQ), and besides the fp32 network; all
-on one core, batch 1, in one process, in alternating blocks. Both quantisers see the same inputs. How close the
-artifact is to the quantised network, computed by ONNX Runtime exactly as it stands, is beside: codes at the
+on one core, batch 1, in one process, in alternating blocks. Both quantisers see the same inputs. How close
+the artifact is to the quantised network, as ONNX Runtime computes it node by node, is beside: codes at the
 edge of rounding take either side, and what follows takes part in it.
 """
 

@@ -37,7 +37,10 @@ PATTERNS: dict[str, tuple[str, float] | None] = {
     "unstructured 70 %": ("unstructured", 0.7),
     "unstructured 80 %": ("unstructured", 0.8),
     "16x1 70 %": ("16x1", 0.7),
+    "1x32 50 %": ("1x32", 0.5),
 }
+PRECISIONS = {"dense": ("float32", "int8", "int4"), "1x32 50 %": ("int4",)}
+"""Others are float32 and int8."""
 TOLERANCE = 1e-4
 WORSE = 4
 """Rounding grows over 60 normalisations: errors up to so many times ONNX Runtime's own are rounding."""
@@ -81,7 +84,7 @@ def main() -> int:
         ir.save(sparsecc.quantize(model).model, small)
         for pattern, options in PATTERNS.items():
             sparse = model if options is None else sparsecc.sparsify(model, *options).model
-            for precision in ("float32", "int8", "int4") if options is None else ("float32", "int8"):
+            for precision in PRECISIONS.get(pattern, ("float32", "int8")):
                 row = _row(sparse, precision, inputs, (dense, small), folder / "m.scc", args.runs)
                 rows.append({"pattern": pattern, **row})
                 print(

@@ -107,6 +107,13 @@ def nibbles_seconds(weights: int, columns: int, machine: VectorMachine) -> float
     return max(compute, stream) / machine.clock
 
 
+def groups_seconds(groups: int, rows: int, columns: int, machine: VectorMachine) -> float:
+    """Predicted time of the kernel for stored groups of 32 weights of 4 bits."""
+    compute = groups * 32 / machine.lanes * (1.2 + 0.7 * columns) + rows * (6.0 + 8.0 * columns)
+    stream = groups * (16 + 4 + 4) / machine.stream_bytes
+    return max(compute, stream) / machine.clock
+
+
 def _conversion(value_bytes: int) -> float:
     """Cycles until a vector of weights is in float32."""
     return 0.0 if value_bytes == 4 else 1.0

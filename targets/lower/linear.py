@@ -9,8 +9,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from sparsecc.ir import encoding_of
-from sparsecc.ir.quantized import Quantized, quantized_of
+from sparsecc.ir.quantized import BLOCK, Quantized, quantized_of
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, pack_csr
+from sparsecc.targets.kernels.groups import GroupsForm, groups_kernel, pack_groups
 from sparsecc.targets.kernels.lookup import LookupForm, lookup_kernel, pack_lookup
 from sparsecc.targets.kernels.nibbles import NibblesForm, nibbles_kernel, pack_nibbles
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
@@ -25,6 +26,8 @@ from sparsecc.targets.lower.select import RowsChoice, choose_rows, choose_spmm
 from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored, at_origin, base, shape_of
 
 FloatArray = npt.NDArray[np.float32]
+
+_SPARSE = {"lookup": "sparse lookup", "csr": "sparse CSR", "groups": f"sparse 1x{BLOCK}"}
 
 
 def padded_rows(shape: tuple[int, ...], lanes: int) -> Layout:
@@ -152,14 +155,13 @@ def _few_columns(
     extra = residuals(low, tail, y.layout)
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
     step = low.step(
-        call.name, choice.kind if choice.kind in ("lookup", "csr", "nibbles") else "rows", symbol,
+        call.name, choice.kind if choice.kind in ("lookup", "csr", "nibbles", "groups") else "rows", symbol,
         [*tables, *low.pack(bias), at_origin(x), at_origin(y),
          *row_operand_pointers(low, tail.row_operands), *map(at_origin, extra)],
         [*scalars, view.strides[0], y_n, *(0 for _ in extra)],
         -(-matrix.shape[0] // choice.rows),
     )  # fmt: skip
-    kernels = {"blocks": f"sparse {choice.rows}x1", "lookup": "sparse lookup", "csr": "sparse CSR"}
-    kernel = kernels.get(choice.kind, "dense")
+    kernel = f"sparse {choice.rows}x1" if choice.kind == "blocks" else _SPARSE.get(choice.kind, "dense")
     stored = f"int{quantized.bits} " if quantized is not None and choice.kind != "csr" else ""
     label = f"{stored}{kernel}, {N} column{'s' if N > 1 else ''}"
     _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, step)
@@ -181,6 +183,14 @@ def _rows_kernel(
         symbol = low.kernel("csr", form, lambda s: csr_kernel(form, s))
         return symbol, low.pack(packed.start, packed.column, packed.value), [x_k]
     weights, scales = matrix, []
+    if quantized is not None and choice.kind == "groups":
+        groups_form = GroupsForm(columns, low.machine.lanes, tail.epilogue)
+        stored = pack_groups(quantized.codes, quantized.scale)
+        symbol = low.kernel("groups", groups_form, lambda s: groups_kernel(groups_form, s))
+        units = -(-len(matrix) // choice.rows)
+        sums = low.buffer(Layout.rows((units, choice.rows, columns, low.machine.lanes)), "float32", "sums")
+        tables = low.pack(stored.start, stored.member, stored.value)
+        return symbol, [*tables, base(sums)], [quantized.scale.shape[1], -(-len(matrix) // 16)]
     if quantized is not None and choice.kind == "nibbles":
         nibbles_form = NibblesForm(columns, choice.rows, tail.epilogue)
         halves = pack_nibbles(quantized.codes, quantized.scale, choice.rows)

@@ -11,6 +11,7 @@ from sparsecc.cost import (
     SpmmShape,
     VectorMachine,
     csr_seconds,
+    groups_seconds,
     lookup_seconds,
     nibbles_seconds,
     rows_seconds,
@@ -19,6 +20,7 @@ from sparsecc.cost import (
 from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
+from sparsecc.targets.kernels.groups import ROWS, stored_groups
 from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
 from sparsecc.targets.kernels.quads import Weights, chains, side_loads
 from sparsecc.targets.kernels.spmm import block_mask, tile_classes
@@ -152,7 +154,8 @@ def _stored_and_read(mask: BoolArray) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class RowsChoice:
-    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup", "csr" or "nibbles"."""
+    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup", "csr", "nibbles" or
+    "groups"."""
 
     kind: str
     rows: int
@@ -183,13 +186,17 @@ def choose_rows(
 
     Args:
         contiguous: the inputs of one column lie one behind the other.
-        bits: of a weight; CSR turns 8 back into 32, and 4 are always dense.
+        bits: of a weight; CSR turns 8 back into 32, and of 4 groups of 32 columns are zero or stored.
     """
     model = vector_machine(machine)
     lanes = machine.lanes
     rows, reduction = matrix.shape
     if bits == 4:
         nibbles = nibbles_seconds(rows * reduction, columns, model)
+        stored = int(stored_groups(matrix != 0).sum())
+        groups = groups_seconds(stored, rows, columns, model)
+        if contiguous and not dense_only and groups < 0.97 * nibbles:
+            return RowsChoice("groups", ROWS, groups, nibbles)
         return RowsChoice("nibbles", lanes, nibbles, nibbles)
     value_bytes = bits // 8
     heights = [height for height in (lanes, lanes // 2, lanes // 4) if height >= 4]

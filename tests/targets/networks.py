@@ -39,8 +39,9 @@ def pruned(matrix: Array, pattern: str, rng: np.random.Generator) -> Array:
         order = np.argsort(rng.random(matrix.shape), axis=1)
         keep = order < max(1, round(columns * (1 - share)))
     else:
-        height = 1 if kind == "unstructured" else int(kind.split("x")[0])
-        keep = np.repeat(rng.random((-(-rows // height), columns)) >= share, height, axis=0)[:rows]
+        height, width = (1, 1) if kind == "unstructured" else map(int, kind.split("x"))
+        blocks = rng.random((-(-rows // height), -(-columns // width))) >= share
+        keep = np.repeat(np.repeat(blocks, height, axis=0), width, axis=1)[:rows, :columns]
     return matrix * keep
 
 

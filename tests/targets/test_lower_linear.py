@@ -56,7 +56,7 @@ def test_weights_of_few_bits(columns: int, bits: int, target: str) -> None:
     """Found in the values, dense and sparse; more columns than 8 take the floats."""
     net = Network()
     x = net.input(columns, 64)
-    for pattern in ("dense", "unstructured 80", "16x1 75"):
+    for pattern in ("dense", "unstructured 80", "16x1 75", "1x32 50", "zero"):
         for rows in (1, 40):
             y = net.add("Add", net.linear(x, 64, rows, pattern=pattern, bits=bits), net.normal(rows))
             net.output(net.add("Relu", y))

@@ -14,6 +14,7 @@ from sparsecc.ir.quantized import BLOCK, quantize_matrix
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, csr_rounds, pack_csr
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
+from sparsecc.targets.kernels.groups import ROWS, GroupsForm, groups_kernel, pack_groups
 from sparsecc.targets.kernels.lookup import BUCKET, LookupForm, bucket_steps, lookup_kernel, pack_lookup
 from sparsecc.targets.kernels.nibbles import NibblesForm, nibbles_kernel, pack_nibbles
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
@@ -173,5 +174,30 @@ def test_nibbles(columns: int, lanes: int) -> None:
         scalars = [scale.shape[1], xk, xn, y.layout.strides[0], 0]
         pointers = [tables.value, tables.scale, bias, x, y, factor, residual]
         call(made[symbol], pointers, scalars, -(-shape[0] // lanes))
+        wanted = expected_of(matrix, x, residual, bias, factor)
+        np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_groups(columns: int, lanes: int) -> None:
+    """4-bit codes with zero groups of 32 columns, rows with none, an odd number and all of them."""
+    rng = np.random.default_rng(6)
+    for rows, groups in ((1, 1), (37, 5), (150, 4)):
+        codes = rng.integers(-8, 8, (rows, groups * BLOCK)).astype(np.int8)
+        keep = rng.random((rows, groups)) < 0.5
+        keep[0], keep[-1] = False, True
+        codes *= np.repeat(keep, BLOCK, axis=1)
+        scale = rng.uniform(0.5, 2, (rows, groups)).astype(np.float32)
+        tables = pack_groups(codes, scale)
+        form = GroupsForm(columns, lanes, EPILOGUE)
+        symbol = structural_name("groups", form)
+        made = load_kernels({symbol: lambda f=form, s=symbol: groups_kernel(f, s)}, generator_version())
+        matrix = codes * np.repeat(scale, BLOCK, axis=1)
+        x, y, residual, bias, factor = operands(matrix, columns, feature_major=False)
+        scratch = np.full((-(-rows // ROWS), ROWS, columns, lanes), np.nan, np.float32)
+        pointers = [tables.start, tables.member, tables.value, scratch, bias, x, y, factor, residual]
+        scalars = [groups, -(-rows // 16), x.layout.strides[0], y.layout.strides[0], 0]
+        call(made[symbol], pointers, scalars, -(-rows // ROWS))
         wanted = expected_of(matrix, x, residual, bias, factor)
         np.testing.assert_allclose(y.elements, wanted, rtol=1e-5, atol=1e-4)
