@@ -117,7 +117,7 @@ def _column(model: ir.Model, file: Path, inputs: Json, options: tuple[str, float
         same = side_by_side(artifact.path, sparse, inputs=inputs, runs=1).differences
     sizes = {key: info.bytes for key, info in artifact.manifest.files.items()}
     return {
-        **{key: value for key, value in found.to_json().items() if key != "differences"},
+        **{key: value for key, value in found.to_json().items() if key not in ("differences", "peers")},
         "fastest_ratio": found.ours.fastest / found.theirs.fastest if found.theirs else None,
         "zeros": zeros,
         "difference_to_same_network": max(difference.relative for difference in same.values()),

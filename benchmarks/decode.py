@@ -27,7 +27,7 @@ import sparsecc
 from benchmarks.accuracy_smollm2 import pretrained
 from sparsecc.ir.evaluate import evaluate
 from sparsecc.passes import Pipeline
-from sparsecc.side_by_side import OnnxRuntime
+from sparsecc.peers import OnnxRuntime
 from sparsecc.timing import interleave, pinned
 
 RESULTS = Path(__file__).parent / "results" / "decode.json"

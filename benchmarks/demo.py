@@ -20,8 +20,9 @@ import onnx_ir as ir
 import sparsecc
 from benchmarks.models import onnx_file
 from benchmarks.photographs import Photograph, photographs
+from sparsecc.peers import OnnxRuntime
 from sparsecc.report.html import bytes_text
-from sparsecc.side_by_side import OnnxRuntime, side_by_side
+from sparsecc.side_by_side import side_by_side
 
 MODEL = "efficientnet-lite0"
 PATTERN = "4x1"

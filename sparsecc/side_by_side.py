@@ -1,24 +1,20 @@
-"""Times an artifact beside ONNX Runtime: one process, the same inputs and CPUs, alternating blocks."""
+"""Times an artifact beside other engines: the same inputs, threads and CPUs, in alternating blocks."""
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sparsecc.arrays import Array, random_arrays, read_arrays
 from sparsecc.artifact.load import load
-from sparsecc.errors import CaptureError, UsageError, VerificationError
-from sparsecc.timing import Timing, interleave, pinned
-
-if TYPE_CHECKING:
-    import onnxruntime
+from sparsecc.errors import UsageError
+from sparsecc.peer_process import PeerProcess
+from sparsecc.peers import get_engine, open_peer
+from sparsecc.timing import Side, Timing, interleave, pinned
 
 
 @dataclass(frozen=True)
@@ -30,30 +26,64 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """One peer.
+
+    Attributes:
+        timing: of its inferences.
+        ratio: median time of the artifact over the peer's.
+        differences: by output name.
+    """
+
+    timing: Timing
+    ratio: float
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
 class SideBySide:
     """The result.
 
     Attributes:
-        ours, theirs: of the artifact and of ONNX Runtime; None where no model was given.
-        differences: by output name.
+        ours: of the artifact.
         threads: of each side.
-        cpus: that the process was pinned to; empty where it was not.
+        cpus: that the processes were pinned to; empty where they were not.
+        peers: by name, in the order they were asked for; empty where no model was given.
     """
 
     ours: Timing
-    theirs: Timing | None
     threads: int
     cpus: tuple[int, ...]
-    differences: dict[str, Difference] = field(default_factory=dict[str, Difference])
+    peers: dict[str, Beside] = field(default_factory=dict[str, Beside])
+
+    @property
+    def theirs(self) -> Timing | None:
+        """Of the first peer, ONNX Runtime unless others were asked for."""
+        return self._first.timing if self._first else None
 
     @property
     def ratio(self) -> float | None:
-        """Median time of the artifact over that of ONNX Runtime."""
-        return None if self.theirs is None else self.ours.median / self.theirs.median
+        """Median time of the artifact over that of the first peer."""
+        return self._first.ratio if self._first else None
+
+    @property
+    def differences(self) -> dict[str, Difference]:
+        """To the first peer, by output name."""
+        return self._first.differences if self._first else {}
+
+    @property
+    def _first(self) -> Beside | None:
+        return next(iter(self.peers.values()), None)
 
     def to_json(self) -> dict[str, object]:
-        """All fields and the ratio, times in seconds."""
-        return {**asdict(self), "ratio": self.ratio}
+        """All fields and what is said of the first peer, times in seconds."""
+        theirs, differences = self.theirs, self.differences
+        return {
+            **asdict(self),
+            "theirs": asdict(theirs) if theirs else None,
+            "differences": {name: asdict(found) for name, found in differences.items()},
+            "ratio": self.ratio,
+        }
 
 
 def side_by_side(
@@ -66,36 +96,54 @@ def side_by_side(
     threads: int = 1,
     seed: int = 0,
     pin: bool = True,
+    peers: Sequence[str] = ("onnxruntime",),
 ) -> SideBySide:
     """Run and time.
 
     Args:
         artifact: what `sparsecc.compile` wrote.
-        model: an .onnx file with the same inputs, for ONNX Runtime.
+        model: an .onnx file with the same inputs, for the peers.
         inputs: arrays by name.
         files: further inputs, as `sparsecc run --input` takes them; what is in neither is drawn at random.
         runs: timed runs of each side.
         threads: of each side.
         seed: of random inputs.
-        pin: keep the process on as many CPUs as threads.
+        pin: keep all sides on as many CPUs as threads.
+        peers: names of `sparsecc.peers.ENGINES`. Those that print run in processes of their own.
 
     Raises:
         ArtifactError: the artifact or an input is wrong.
-        UsageError: the model has other inputs or outputs than the artifact.
-        CaptureError, VerificationError: ONNX Runtime cannot read or run the model.
+        UsageError: the model has other inputs or outputs than the artifact, or a peer is not installed.
+        CaptureError, VerificationError: a peer cannot read or run the model.
     """
-    with pinned(threads) if pin else nullcontext(()) as cpus, load(artifact, threads) as session:
+    engines = {name: get_engine(name) for name in peers} if model is not None else {}
+    with (
+        pinned(threads) if pin else nullcontext(()) as cpus,
+        load(artifact, threads) as session,
+        ExitStack() as stack,
+    ):
         feeds = {**read_arrays(files, session.inputs), **(inputs or {})}
         feeds.update(random_arrays([spec for spec in session.inputs if spec.name not in feeds], seed))
         found = session.run(feeds)
-        if model is None:
-            return SideBySide(
-                interleave({"ours": lambda: session.run(feeds)}, runs)["ours"], None, threads, cpus
-            )
-        other = OnnxRuntime(model, threads)
-        differences = compare(found, other.run(feeds))
-        times = interleave({"ours": lambda: session.run(feeds), "theirs": lambda: other.run(feeds)}, runs)
-        return SideBySide(times["ours"], times["theirs"], threads, cpus, differences)
+        sides: dict[str, Callable[[], object] | Side] = {"": lambda: session.run(feeds)}
+        differences: dict[str, dict[str, Difference]] = {}
+        for name, engine in engines.items():
+            assert model is not None
+            if engine.chatty:
+                peer = stack.enter_context(PeerProcess(name, model, threads))
+                differences[name] = compare(found, peer.run(feeds))
+                sides[name] = peer
+            else:
+                peer = open_peer(name, model, threads)
+                differences[name] = compare(found, peer.run(feeds))
+                sides[name] = peer.bind(feeds)
+        times = interleave(sides, runs)
+        ours = times.pop("")
+        beside = {
+            name: Beside(timing, ours.median / timing.median, differences[name])
+            for name, timing in times.items()
+        }
+        return SideBySide(ours, threads, cpus, beside)
 
 
 def compare(found: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[str, Difference]:
@@ -120,60 +168,3 @@ def compare(found: Mapping[str, Array], reference: Mapping[str, Array]) -> dict[
         largest = float(np.abs(other.astype(np.float64)).max())
         out[name] = Difference(absolute, absolute / largest if largest else absolute)
     return out
-
-
-class OnnxRuntime:
-    """An .onnx file in ONNX Runtime with its default graph optimisations, on the CPU.
-
-    Raises:
-        CaptureError: the file cannot be read.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], threads: int) -> None:
-        import onnxruntime
-
-        if not Path(path).is_file():
-            raise CaptureError(f"there is no file {path}")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._errors = _errors()
-        try:
-            self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
-                os.fspath(path), options, providers=["CPUExecutionProvider"]
-            )
-        except self._errors as error:
-            raise CaptureError(f"ONNX Runtime cannot read {path}: {_line(error)}") from error
-        self._names = [value.name for value in self._session.get_outputs()]
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name.
-
-        Raises:
-            VerificationError: ONNX Runtime refuses the inputs.
-        """
-        try:
-            found = cast(list[Array], self._session.run(None, dict(inputs)))
-            return dict(zip(self._names, found, strict=True))
-        except self._errors as error:
-            raise VerificationError(f"ONNX Runtime cannot run the model: {_line(error)}") from error
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    state: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-
-    names = (
-        "EPFail",
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NoSuchFile",
-        "NotImplemented",
-    )
-    return (*(getattr(state, name) for name in names), state.RuntimeException, RuntimeError, ValueError)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

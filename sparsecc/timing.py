@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 BLOCK = 10
 """Timed runs in a row."""
@@ -45,18 +46,34 @@ class Timing:
         )
 
 
-def interleave(sides: Mapping[str, Callable[[], object]], runs: int) -> dict[str, Timing]:
+@runtime_checkable
+class Side(Protocol):
+    """What times its own runs: in another process, for one."""
+
+    def block(self, warm_up: int, runs: int) -> list[float]:
+        """Seconds of `runs` runs, after `warm_up` ones."""
+        ...
+
+
+def block(run: Callable[[], object], warm_up: int = WARM_UP, runs: int = BLOCK) -> list[float]:
+    """Seconds of `runs` runs in a row, after `warm_up` ones."""
+    for _ in range(warm_up):
+        run()
+    times: list[float] = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def interleave(sides: Mapping[str, Callable[[], object] | Side], runs: int) -> dict[str, Timing]:
     """Time each side at least `runs` times, in alternating blocks."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(-(-runs // BLOCK)):
-        for name, run in sides.items():
+        for name, side in sides.items():
             time.sleep(PAUSE)
-            for _ in range(WARM_UP):
-                run()
-            for _ in range(BLOCK):
-                start = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - start)
+            times[name] += side.block(WARM_UP, BLOCK) if isinstance(side, Side) else block(side)
     return {name: Timing.of(found) for name, found in times.items()}
 
 

@@ -18,6 +18,8 @@ PUBLIC = (
     "timing",
     "sparsifier",
     "quantizer",
+    "peers",
+    "peer_process",
     "side_by_side",
     "measurement",
     "compiler",
@@ -52,7 +54,7 @@ HEAVY = ("torch", "tvm", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 USERS = {
     "tvm": {"targets"},
     "torch": {"capture", "passes", "pruner", "torch"},
-    "onnxruntime": {"ir", "oracle", "side_by_side"},
+    "onnxruntime": {"ir", "oracle", "peers"},
     "onnx": {"ir", "oracle", "capture", "passes", "targets", "pruner"},
 }
 

@@ -15,7 +15,8 @@ import pytest
 
 import sparsecc
 from benchmarks.models import MODELS, inputs_of, onnx_file
-from sparsecc.side_by_side import OnnxRuntime, compare
+from sparsecc.peers import OnnxRuntime
+from sparsecc.side_by_side import compare
 
 TOLERANCE = 1e-4
 EVERYTHING = os.environ.get("SPARSECC_ALL_MODELS") == "1"

@@ -1,4 +1,4 @@
-"""`sparsecc bench`: times an artifact, beside ONNX Runtime on a model where one is given."""
+"""`sparsecc bench`: times an artifact, beside ONNX Runtime or other engines on a model where one is given."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from sparsecc.cli.options import Verbs, add_threads, add_verb
 from sparsecc.errors import UsageError
 
 _DETAILS = """\
-Both sides run in this process in alternating blocks, with the same number of threads on the same CPUs and the
-same inputs. Give the dense .onnx file to compare speeds, the sparse one to compare numbers too."""
+All sides run in alternating blocks, with the same number of threads on the same CPUs and the same inputs, in
+float32. Give the dense .onnx file to compare speeds, the sparse one to compare numbers too. MNN has sparse
+kernels of its own, for models with zeros enough; mnn-4x1 is the same for models of 4x1 blocks."""
 _EXAMPLES = """\
   sparsecc bench model.scc
   sparsecc bench model.scc --model model.onnx --runs 100
-  sparsecc bench model.scc --model sparse.onnx --threads 2 --json"""
+  sparsecc bench model.scc --model sparse.onnx --threads 2 --json
+  sparsecc bench model.scc --model sparse.onnx --peer openvino --peer mnn"""
+_PEER = "in what: onnxruntime (the default), openvino, mnn or mnn-4x1 (may be repeated)"
 MIN_RUNS = 30
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = add_verb(verbs, "bench", "time an artifact, beside ONNX Runtime", _DETAILS, _EXAMPLES)
+    parser = add_verb(verbs, "bench", "time an artifact, beside other engines", _DETAILS, _EXAMPLES)
     parser.add_argument("artifact", metavar="MODEL.scc", help="the artifact")
-    parser.add_argument("--model", metavar="FILE.onnx", help="what ONNX Runtime runs beside it")
+    parser.add_argument("--model", metavar="FILE.onnx", help="what runs beside it")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME", help=_PEER)
     parser.add_argument(
         "-i", "--input", action="append", default=[], metavar="[NAME=]FILE", help="as for `run`"
     )
@@ -36,12 +40,15 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Time, compare and print."""
+    from sparsecc.peers import ENGINES
     from sparsecc.side_by_side import side_by_side
 
     if args.runs < MIN_RUNS:
         raise UsageError(
             f"--runs must be at least {MIN_RUNS} for a median that means something, found {args.runs}"
         )
+    if args.peer and args.model is None:
+        raise UsageError("--peer needs --model, the .onnx file that the peer runs")
     if args.seed < 0:
         raise UsageError(f"--seed must not be negative, found {args.seed}")
     found = side_by_side(
@@ -52,22 +59,25 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         seed=args.seed,
         pin=not args.no_pin,
+        peers=list(dict.fromkeys(args.peer)) or ["onnxruntime"],
     )
     if args.json:
         json.dump(found.to_json(), sys.stdout, indent=1)
         print()
         return 0
-    sides = [("sparsecc", found.ours)] + ([] if found.theirs is None else [("ONNX Runtime", found.theirs)])
-    for name, timing in sides:
+    titles = {name: ENGINES[name].title for name in found.peers}
+    sides = {"sparsecc": found.ours, **{titles[name]: peer.timing for name, peer in found.peers.items()}}
+    for title, timing in sides.items():
         print(
-            f"{name:12}  median {timing.median * 1e3:9.3f} ms   fastest {timing.fastest * 1e3:9.3f} ms   "
-            f"10-90 % spread {timing.spread * 1e3:.3f} ms   {timing.runs} runs"
+            f"{title:{max(map(len, sides))}}  median {timing.median * 1e3:9.3f} ms   "
+            f"fastest {timing.fastest * 1e3:9.3f} ms   10-90 % spread {timing.spread * 1e3:.3f} ms   "
+            f"{timing.runs} runs"
         )
-    if found.ratio is not None:
-        print(f"sparsecc / ONNX Runtime  {found.ratio:.3f}")
-        for name, difference in found.differences.items():
+    for name, peer in found.peers.items():
+        print(f"sparsecc / {titles[name]}  {peer.ratio:.3f}")
+        for output, difference in peer.differences.items():
             print(
-                f"output {name}: largest difference {difference.absolute:.3g}, "
+                f"output {output}: largest difference {difference.absolute:.3g}, "
                 f"{difference.relative:.3g} of the largest value"
             )
     cpus = f"CPU {', '.join(map(str, found.cpus))}" if found.cpus else "not pinned"

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from cli_outcome import Cli
 
+from sparsecc import peers
 from sparsecc.cli import inspect_verb, options
 
 BAD_MODELS: list[tuple[Callable[[Path], Path], int, str]] = [
@@ -152,10 +153,24 @@ def test_bench_refuses(cli: Cli, artifact: Path, network: Path, tmp_path: Path) 
     assert cli("bench", artifact, "--runs", "3").code == 2
     assert cli("bench", artifact, "--model", tmp_path / "none.onnx").code == 3
     assert cli("bench", artifact, "--model", cli_models.truncated(tmp_path)).code == 3
+    assert "needs --model" in cli("bench", artifact, "--peer", "mnn").sentence()
+    found = cli("bench", artifact, "--model", network, "--peer", "tflite")
+    assert found.code == 2
+    assert "peers are onnxruntime, openvino, mnn, mnn-4x1" in found.sentence()
     other = cli_models.network(2)
     found = cli("bench", artifact, "--model", cli_models.save(other, tmp_path / "two.onnx"))
     assert found.code == 4
     assert found.sentence()
+
+
+@pytest.mark.parametrize("package", ["openvino", "MNN"])
+def test_bench_beside_peers_that_are_not_installed(
+    cli: Cli, artifact: Path, network: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    found = cli("bench", artifact, "--model", network, "--peer", package.lower())
+    assert found.code == 2
+    assert f"pip install {package}" in found.sentence()
 
 
 def test_our_bugs(cli: Cli, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

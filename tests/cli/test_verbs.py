@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from cli_outcome import Cli, reference
 
 from sparsecc.cli.main import VERBS
+from sparsecc.peers import ENGINES
 
 FACTORY = """\
 import torch
@@ -231,6 +233,24 @@ def test_bench_beside_onnx_runtime(cli: Cli, artifact: Path, network: Path) -> N
     text = cli("bench", artifact, "--runs", "30").out
     assert "median" in text
     assert "ONNX Runtime" not in text
+
+
+@pytest.mark.parametrize("name", ["openvino", "mnn"])
+def test_bench_beside_other_peers(cli: Cli, artifact: Path, network: Path, name: str) -> None:
+    if find_spec(ENGINES[name].module) is None:
+        pytest.skip(f"{ENGINES[name].package} is not installed")
+    words = ("bench", artifact, "--model", network, "--runs", "30", "--peer", name, "--peer", "onnxruntime")
+    found = cli(*words, "--json")
+    assert found.code == 0, found.err
+    values = json.loads(found.out)
+    assert list(values["peers"]) == [name, "onnxruntime"]
+    assert values["theirs"] == values["peers"][name]["timing"]
+    assert values["peers"]["onnxruntime"]["differences"]["y"]["relative"] == pytest.approx(
+        values["differences"]["y"]["relative"], rel=1e-2
+    )
+    text = cli(*words).out
+    assert f"sparsecc / {ENGINES[name].title}  " in text
+    assert "sparsecc / ONNX Runtime  " in text
 
 
 def test_inspect(cli: Cli, artifact: Path, network: Path) -> None:
