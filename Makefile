@@ -4,7 +4,9 @@
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
 #   make bench-kernels  single layers against ONNX Runtime's own kernels: benchmarks/results/kernels.json
 #   make bench-int8     networks in 8 bits against ONNX Runtime's own: benchmarks/results/int8.json
+#   make peers          whole networks against OpenVINO and MNN, dense and sparse: docs/peers.md; MODELS= for some
 #   make decode         a language model's linear layers, token by token: benchmarks/results/decode.json
+#   make decode-peer    the same against llama.cpp, which it compiles: benchmarks/results/decode-peer.json
 #   make threads        two threads against one on whole networks: benchmarks/results/threads.json
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
@@ -19,6 +21,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN ?= $(VENV)/bin
 STAMP ?= $(VENV)/.ready
+# Stamps of what single targets need besides.
+PEERS := $(if $(STAMP),$(VENV)/.peers)
+LLAMA := $(if $(STAMP),$(VENV)/.llama)
 TESTS ?= tests
 MODELS ?=
 NAMES ?=
@@ -34,7 +39,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide permutation clean
+.PHONY: help env demo test lint format models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide permutation peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,6 +53,14 @@ $(VENV)/.ready: pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,demo,bench,peers,dev,zig]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS)
+	@touch $@
+
+$(VENV)/.peers: $(STAMP)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[bench-peers]'
+	@touch $@
+
+$(VENV)/.llama: $(STAMP)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[bench-llama]'
 	@touch $@
 
 demo: $(STAMP)
@@ -77,8 +90,14 @@ bench-kernels: $(STAMP)
 bench-int8: $(STAMP)
 	$(BIN)/python -m benchmarks.bench_int8 $(MODELS)
 
+peers: $(STAMP) $(PEERS)
+	$(BIN)/python -m benchmarks.peers $(MODELS)
+
 decode: $(STAMP)
 	$(BIN)/python -m benchmarks.decode
+
+decode-peer: $(STAMP) $(LLAMA)
+	$(BIN)/python -m benchmarks.decode_peer
 
 threads: $(STAMP)
 	$(BIN)/python -m benchmarks.threads $(MODELS)

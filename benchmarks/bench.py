@@ -93,7 +93,7 @@ def _bench(name: str, columns: dict[str, tuple[str, float] | None], runs: int) -
     return {
         "model": name,
         "inputs": {key: list(array.shape) for key, array in inputs.items()},
-        "machine": _machine(),
+        "machine": machine(),
         "versions": {
             package: version(package) for package in ("sparsecc", "onnxruntime", "apache-tvm", "torch")
         },
@@ -128,7 +128,8 @@ def _column(model: ir.Model, file: Path, inputs: Json, options: tuple[str, float
     }
 
 
-def _machine() -> Json:
+def machine() -> Json:
+    """What the figures were measured on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
