@@ -22,20 +22,28 @@ from sparsecc.errors import UsageError, VerificationError
 def network() -> dict[str, Any]:
     """One network in two columns; MNN failed with sparse weights."""
     ours = {"dense": {"median": 2e-3}, "4x1 80 %": {"median": 1e-3}}
+    avx2 = {zeros: {"median": 1.5 * row["median"]} for zeros, row in ours.items()}
     rows = [
         {"engine": "onnxruntime", "zeros": "dense", "median": 4e-3},
         {"engine": "openvino", "zeros": "dense", "median": 1e-3},
         {"engine": "mnn", "zeros": "dense", "median": 8e-3},
         {"engine": "mnn-4x1", "zeros": "4x1 80 %", "error": "ran dense"},
     ]
-    return {"ours": ours, "peers": rows}
+    return {"ours": ours, "ours_avx2": avx2, "peers": rows}
 
 
 def test_table_of_peers() -> None:
     lines = peers.as_table({"net": network()}).splitlines()
-    assert lines[2] == "| net | dense | 2.00 | 4.00 | 1.00 | 8.00 | 0.50 | 2.00 | 0.25 |"
-    assert lines[3] == "| net | 4x1 80 % | 1.00 | 4.00 | 1.00 | error | 0.25 | 1.00 | error |"
+    assert lines[2] == "| net | dense | 2.00 | 4.00 | 1.00 | 8.00 | 0.50 | 2.00 | 0.25 | 0.38 |"
+    assert lines[3] == "| net | 4x1 80 % | 1.00 | 4.00 | 1.00 | error | 0.25 | 1.00 | error | error |"
     assert peers.errors(network()) == ["mnn-4x1, 4x1 80 %: ran dense"]
+
+
+def test_times_that_scatter_are_named() -> None:
+    found = network()
+    found["ours"]["dense"]["spread"] = 1e-3
+    found["peers"][1]["spread"] = 1e-4
+    assert peers.noisy(found) == ["sparsecc, dense"]
 
 
 def test_fill_replaces_what_is_between_the_marks(tmp_path: Path) -> None:
