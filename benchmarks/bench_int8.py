@@ -24,7 +24,7 @@ import sparsecc
 from benchmarks.int8 import ort_int8_file, our_int8
 from benchmarks.models import inputs_of, onnx_file
 from sparsecc.ir.evaluate import evaluate
-from sparsecc.side_by_side import OnnxRuntime
+from sparsecc.peers import OnnxRuntime
 from sparsecc.timing import interleave, pinned
 
 RESULTS = Path(__file__).parent / "results" / "int8.json"

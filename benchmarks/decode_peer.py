@@ -38,6 +38,14 @@ from sparsecc.timing import interleave, pinned
 RESULTS = Path(__file__).parent / "results" / "decode-peer.json"
 FORMATS = {"float32": "F32", "int8": "Q8_0", "int4": "Q4_0"}
 """Our precision -> ggml's."""
+ROWS: tuple[tuple[str, tuple[str, float] | None], ...] = (
+    ("float32", None),
+    ("int8", None),
+    ("int8", ("unstructured", 0.7)),
+    ("int4", None),
+    ("int4", ("1x32", 0.5)),
+)
+"""Our precision, and our zeros: llama.cpp has none."""
 PARTS = (
     *(f"self_attn.{name}_proj" for name in "qkvo"),
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
@@ -62,7 +70,7 @@ def main() -> int:
     x = np.random.default_rng(0).standard_normal((1, WIDTH)).astype(np.float32)
     try:
         with tempfile.TemporaryDirectory(prefix="sparsecc-decode-") as name:
-            rows = [_row(model, layers, precision, x, Path(name), args.runs) for precision in FORMATS]
+            rows = [_row(model, layers, *row, x, Path(name), args.runs) for row in ROWS]
             whole = _whole_model(Path(name) / "model.gguf")
     except SparseccError as error:
         parser.exit(2, f"{error}\n")
@@ -81,13 +89,21 @@ def main() -> int:
 
 
 def _row(
-    model: ir.Model, layers: nn.ModuleList, precision: str, x: np.ndarray, folder: Path, runs: int
+    model: ir.Model,
+    layers: nn.ModuleList,
+    precision: str,
+    zeros: tuple[str, float] | None,
+    x: np.ndarray,
+    folder: Path,
+    runs: int,
 ) -> Json:
     """One precision: times of both sides, and how far ggml is from what its weights say."""
     kind = FORMATS[precision]
     weights = [_weights(layer, kind) for layer in layers]
     theirs = GgmlChain(weights, kind, WIDTH, HIDDEN)
     theirs.run(x)
+    if zeros is not None:
+        model = sparsecc.sparsify(model, *zeros).model
     if precision != "float32":
         model = sparsecc.quantize(model, int(precision.removeprefix("int"))).model
     artifact = sparsecc.compile(model, out=folder / "m.scc", overwrite=True)
@@ -98,6 +114,7 @@ def _row(
     exact = _exact(layers[:1], weights[:1], kind, x)
     return {
         "precision": precision,
+        "zeros": "none" if zeros is None else f"{zeros[0]} {zeros[1]:.0%}",
         "format": kind,
         "ours": asdict(times["ours"]),
         "llama.cpp": asdict(times["theirs"]),
@@ -159,13 +176,13 @@ def _whole_model(file: Path) -> Json:
 def as_table(rows: list[Json]) -> str:
     """Times and ratios in Markdown: a row per precision."""
     lines = [
-        "| weights, ours | MB | weights, llama.cpp | MB | ours, ms | llama.cpp, ms | ours / llama.cpp |",
-        "|---|---:|---|---:|---:|---:|---:|",
+        "| weights, ours | zeros | MB | weights, llama.cpp | MB | ours, ms | llama.cpp, ms | ratio |",
+        "|---|---|---:|---|---:|---:|---:|---:|",
     ]
     for row in rows:
         ours, theirs = row["ours"]["median"] * 1e3, row["llama.cpp"]["median"] * 1e3
         lines.append(
-            f"| {row['precision']} | {row['bytes'] / 1e6:.0f} | {row['format']} | "
+            f"| {row['precision']} | {row['zeros']} | {row['bytes'] / 1e6:.0f} | {row['format']} | "
             f"{row['bytes_of_llama.cpp'] / 1e6:.0f} | {ours:.2f} | {theirs:.2f} | {row['ratio']:.2f} |"
         )
     return "\n".join(lines)
