@@ -25,6 +25,7 @@ from sparsecc.targets.lower.other import (
     lower_softmax,
     zero_halo,
 )
+from sparsecc.targets.lower.pool_codes import lower_pool_codes
 from sparsecc.targets.lower.preference import Preferences
 from sparsecc.targets.lower.product import lower_product
 from sparsecc.targets.lower.recode import lower_decode, lower_encode
@@ -138,7 +139,8 @@ class GraphLowering:
     def _has_own_kernel(self, node: ir.Node) -> bool:
         """Lower pools, softmax and norms where their kernels fit."""
         if node.op_type in POOLS:
-            return lower_pool(self.low, node, self._layout_of)
+            done = lower_pool_codes(self.low, self.regions, node)
+            return done or lower_pool(self.low, node, self._layout_of)
         if node.op_type == "Softmax":
             return lower_softmax(self.low, node, self._layout_of)
         return node.op_type in NORMS and lower_norm(self.low, node, self._layout_of)

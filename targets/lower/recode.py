@@ -16,7 +16,9 @@ from sparsecc.targets.lower.state import Lowering, Stored, base, shape_of
 
 
 def lower_encode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Codes) -> None:
-    """QuantizeLinear of a value that is stored as words."""
+    """QuantizeLinear of a value that is stored as words, unless a pool of codes has left them already."""
+    if low.has_words(codes.value):
+        return
     value = node.inputs[0]
     assert value is not None
     V = low.machine.lanes

@@ -140,6 +140,10 @@ class Lowering:
         """Record that `value` is stored as words of codes."""
         self._words[value] = stored
 
+    def has_words(self, value: ir.Value) -> bool:
+        """Whether a step has written the words of a value."""
+        return value in self._words
+
     def words(self, value: ir.Value) -> Stored:
         """The words of a value that is stored so."""
         return self._words[value]

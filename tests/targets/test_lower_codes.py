@@ -228,3 +228,25 @@ def test_values_beyond_int32_end_at_the_largest_code() -> None:
     y = net.add("Conv", x, net.add("DequantizeLinear", weight, scale, axis=0), group=8, pads=[0, 1, 0, 1])
     net.output(net.coded(y, zero=3))
     check(net, *MACHINES, tolerance=EXACT)
+
+
+@pytest.mark.parametrize("target", MACHINES)
+def test_max_pool_of_codes(target: str) -> None:
+    """Between equal codes; where the scale differs, or somebody reads floats, in fp32."""
+    net = Network()
+    windows: list[dict[str, Any]] = [
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+        {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1},
+        {"kernel_shape": [3, 2], "dilations": [2, 1], "pads": [1, 0, 1, 1]},
+        {"kernel_shape": [5, 5], "auto_pad": "SAME_UPPER"},
+    ]
+    for size in ((13, 7), (6, 40)):
+        x = net.coded(net.input(2, 6, *size), zero=100)
+        for options in windows:
+            pooled = net.add("MaxPool", x, **options)
+            net.output(net.coded(pooled, zero=100))
+    assert kinds(net, target).count("pool") == 8 and "generic" not in kinds(net, target)
+    net.output(net.coded(net.add("MaxPool", x, kernel_shape=[2, 2]), zero=90))
+    pooled = net.add("MaxPool", x, kernel_shape=[2, 2])
+    net.output(pooled, net.coded(pooled, zero=100))
+    check(net, target, tolerance=EXACT)
