@@ -31,6 +31,7 @@ from sparsecc.passes.base import Context, Pass, PassResult
 from sparsecc.passes.criteria.calibration import Calibration, read_calibration
 from sparsecc.passes.fuse_epilogues import FuseEpilogues
 from sparsecc.passes.quantize import Quantize, quantize_weight
+from sparsecc.passes.round_to_outputs import round_to_outputs
 
 PREPARE = "fold-dequantize,fold-constants,drop-dead,fold-batch-norm,fold-pad"
 """What must run before: scales are chosen for the weights and activations that the compiled network has."""
@@ -59,10 +60,14 @@ class QuantizeStatic(Pass):
     Layers that are skipped, too small, of another type than float32, inside a subgraph,
     on few columns, or whose weight other ops read too, are refusals.
 
+    With `correct` codes are not the nearest ones but those that, with a new bias, keep each layer's outputs
+    on the data: see `round_to_outputs`. A layer without bias gets none.
+
     Options:
         calibration: .npz files, each one batch of inputs by name.
         method: minmax, percentile or entropy: see `activation_ranges`.
         percentile: share of an activation's values inside its range, in percent.
+        correct: choose codes and biases by the data, not each weight by itself.
         skip: layer or parameter names to leave alone, or globs.
         min_size: weights with fewer elements are left alone, and so is what their layers read.
     """
@@ -70,6 +75,7 @@ class QuantizeStatic(Pass):
     calibration: tuple[str, ...] = ()
     method: str = "minmax"
     percentile: float = 99.999
+    correct: bool = True
     skip: tuple[str, ...] = ()
     min_size: int = 0
 
@@ -122,18 +128,19 @@ class QuantizeStatic(Pass):
         stored = _stored_operands(fixed, _filters(model, readers))
         values = [value for value in _values(model) if value in read or value.name in stored]
         ranges = activation_ranges(model, values, data, self.method, self.percentile)
-        taken = used_names(model)
+        dense, taken = model.clone(), used_names(model)
         for value in values:
             everywhere = value in by_convolutions or value.name in stored
             _insert_pair(model, value, ranges[value], None if everywhere else readers, taken)
+        notes = [f"{len(weights)} weights are int8 with a scale per output"]
+        if self.correct:
+            fitted = round_to_outputs(dense, model, {use.value for use in weights}, data, shapes)
+            notes.append(f"codes and biases of {fitted} layers are fitted to their outputs")
         for use in weights:
             quantize_weight(use.value, use.axis, 8, taken)
         changed = bool(values or weights)
-        notes = (
-            f"{len(weights)} weights are int8 with a scale per output",
-            f"{len(values)} activations are uint8 with ranges by {self.method}",
-        )
-        return PassResult(changed, tuple(refusals), notes if changed else ())
+        notes.append(f"{len(values)} activations are uint8 with ranges by {self.method}")
+        return PassResult(changed, tuple(refusals), tuple(notes) if changed else ())
 
     def _refusal(self, model: ir.Model, uses: list[WeightUse]) -> Refusal | None:
         """Why a weight stays float32."""

@@ -41,6 +41,7 @@ def quantize(
     calibration: Calibration | None = None,
     method: str | None = None,
     percentile: float | None = None,
+    correct: bool = True,
     skip: Sequence[str] = (),
     min_size: int | None = None,
 ) -> QuantizeResult:
@@ -53,8 +54,8 @@ def quantize(
     compiling.
 
     With calibration (static, after training) batch norm and padding are folded first, and what the quantised
-    layers read gets a QuantizeLinear and a DequantizeLinear whose ranges are chosen on the data: see
-    `sparsecc.passes.quantize_static`.
+    layers read gets a QuantizeLinear and a DequantizeLinear whose ranges are chosen on the data, and so are
+    the codes of the weights and the biases: see `sparsecc.passes.quantize_static`.
 
     Args:
         model: as `sparsecc.capture` gives it, sparse already if it shall be sparse; not changed.
@@ -63,6 +64,8 @@ def quantize(
             the first dimension of the inputs is fixed, an array may hold several batches.
         method: how ranges are chosen: minmax (default), percentile or entropy.
         percentile: share of an activation's values that is inside its range, in percent (99.999).
+        correct: with calibration, choose codes and biases with which the layers' outputs on the data change
+            least; without, every weight takes the nearest code.
         skip: names of layers or parameters to leave alone, or globs.
         min_size: weights with fewer elements are left alone; None is 1024, and 0 with calibration.
 
@@ -87,7 +90,7 @@ def quantize(
             )
         options: dict[str, Any] = {"method": method, "percentile": percentile, "min_size": min_size}
         given = {name: option for name, option in options.items() if option is not None}
-        item = QuantizeStatic(skip=tuple(skip), **given)
+        item = QuantizeStatic(correct=correct, skip=tuple(skip), **given)
         Pipeline.parse(PREPARE).run(copy)
         result = item.quantize(copy, calibration)
     return QuantizeResult(copy, result.refusals, result.notes, before, _bytes_of(copy))

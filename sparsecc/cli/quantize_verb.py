@@ -52,6 +52,11 @@ def add(verbs: Verbs) -> None:
     group.add_argument(
         "--percentile", type=float, metavar="P", help="values inside the range, for that method (99.999)"
     )
+    group.add_argument(
+        "--no-correct",
+        action="store_true",
+        help="take the nearest codes, not those that keep the layers' outputs on the data; faster",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
             calibration=data,
             method=args.method,
             percentile=args.percentile,
+            correct=not args.no_correct,
             skip=args.skip,
             min_size=args.min_size,
         )
