@@ -50,7 +50,9 @@ class QuantizeStatic(Pass):
 
     1. what a quantised layer reads, once per value, if it is a convolution or has more than 8 columns (all
        dimensions of its input but the last, in the first calibration batch)
-    2. in networks of convolutions, the operand of a residual Add that is stored: not the one whose
+    2. with the same range what a MaxPool reads for such a value, and nobody else: the maximum of codes is the
+       code of the maximum
+    3. in networks of convolutions, the operand of a residual Add that is stored: not the one whose
        convolution takes the Add into its epilogue (`fuse-epilogues` says which it is)
 
     A value that a convolution reads, or that is such an operand, is only ever stored in 8 bits: all its
@@ -131,6 +133,9 @@ class QuantizeStatic(Pass):
         dense, taken = model.clone(), used_names(model)
         for value in values:
             everywhere = value in by_convolutions or value.name in stored
+            pooled = _pooled(value)
+            if everywhere and pooled is not None and pooled not in ranges:
+                _insert_pair(model, pooled, ranges[value], None, taken)
             _insert_pair(model, value, ranges[value], None if everywhere else readers, taken)
         notes = [f"{len(weights)} weights are int8 with a scale per output"]
         if self.correct:
@@ -220,6 +225,15 @@ def _stored_operands(fixed: ir.Model, filters: Collection[str]) -> set[str]:
             if actual is not None and constant_tensor(actual) is None:
                 names.add(actual.name or "")
     return names
+
+
+def _pooled(value: ir.Value) -> ir.Value | None:
+    """What a MaxPool reads to make a value, if nobody else reads it and it is computed."""
+    node = value.producer()
+    source = None if node is None or node.op_type != "MaxPool" or len(node.outputs) > 1 else node.inputs[0]
+    if source is None or source.is_graph_output() or len(source.uses()) != 1:
+        return None
+    return None if source.producer() is None or source.dtype != ir.DataType.FLOAT else source
 
 
 def _insert_pair(

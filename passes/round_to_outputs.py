@@ -80,9 +80,8 @@ def round_to_outputs(
             continue
         per_batch = sum(math.prod(shapes.get(use.node.outputs[0].name or "") or ()) for use in layer.uses)
         positions = per_batch * len(batches) // layer.shape[layer.axis]
-        every = positions // max(ROWS, ROWS_PER_COLUMN * layer.columns)
-        sums = _sums(originals[layer.name], layer, before, after, every | 1)  # odd: not always the same edge
-        _fit(layer, sums)
+        every = max(1, positions // max(ROWS, ROWS_PER_COLUMN * layer.columns))
+        _fit(layer, _sums(originals[layer.name], layer, before, after, every))
         done += 1
     return done
 
@@ -117,9 +116,9 @@ def _sums(dense: LinearLayer, layer: LinearLayer, before: Frontier, after: Front
     for left, right in zip(
         before.read(dense.input_names, advance=once), after.read(layer.input_names, advance=once), strict=True
     ):
-        parts = zip(rows(dense, left, bias is not None), rows(layer, right, bias is not None), strict=True)
-        for whole_x, whole_z in parts:
-            x, z = whole_x[:, ::every], whole_z[:, ::every]
+        constant = bias is not None
+        parts = zip(rows(dense, left, constant, every), rows(layer, right, constant, every), strict=True)
+        for x, z in parts:
             sums.gram += z.transpose(0, 2, 1) @ z
             sums.target += (weights @ x.transpose(0, 2, 1)) @ z
             sums.rows += z.shape[1]

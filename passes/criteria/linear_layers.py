@@ -122,13 +122,16 @@ def linear_layers(model: ir.Model) -> tuple[list[LinearLayer], list[Refusal]]:
     return layers, refusals
 
 
-def patches(use: WeightUse, array: np.ndarray, window: tuple[int, ...]) -> Iterator[np.ndarray]:
+def patches(
+    use: WeightUse, array: np.ndarray, window: tuple[int, ...], every: int = 1
+) -> Iterator[np.ndarray]:
     """Rows that a node multiplies by its weight.
 
     Args:
         use: the node.
         array: its data input.
         window: kernel size of a convolution, else empty.
+        every: every n-th row, of a convolution in each sample, from another one on in each.
 
     Yields:
         [groups, rows, columns] in float64, a bounded number of rows at a time.
@@ -136,7 +139,7 @@ def patches(use: WeightUse, array: np.ndarray, window: tuple[int, ...]) -> Itera
     if use.anchor.op_type != "Conv":
         if use.anchor.op_type == "Gemm" and attribute_int(use.anchor, "transA", 0):
             array = array.T
-        rows = array.reshape(-1, array.shape[-1])
+        rows = array.reshape(-1, array.shape[-1])[::every]
         step = max(1, CHUNK_ELEMENTS // max(1, rows.shape[1]))
         for start in range(0, len(rows), step):
             yield rows[None, start : start + step].astype(np.float64)
@@ -146,11 +149,15 @@ def patches(use: WeightUse, array: np.ndarray, window: tuple[int, ...]) -> Itera
     dilations = attribute_ints(use.anchor, "dilations") or (1,) * rank
     reach = tuple((size - 1) * dilation + 1 for size, dilation in zip(window, dilations, strict=True))
     pads = _padding(use.anchor, array.shape[2:], reach, strides)
-    for sample in array:
+    for number, sample in enumerate(array):
         padded = np.pad(sample, ((0, 0), *pads))
         views = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(1, rank + 1)))
         views = views[(slice(None), *(slice(None, None, step) for step in strides))]
         views = views[(..., *(slice(None, None, step) for step in dilations))]
+        if every > 1:
+            sizes = views.shape[1 : rank + 1]
+            places = np.arange(number % every, math.prod(sizes), every)
+            views = views[(slice(None), *np.unravel_index(places, sizes))]
         channels, lines = views.shape[:2]
         step = max(1, CHUNK_ELEMENTS // max(1, views[:, :1].size))
         for start in range(0, lines, step):

@@ -53,19 +53,22 @@ def _only(model: ir.Model, names: Sequence[str]) -> ir.Model:
     return part
 
 
-def rows(layer: LinearLayer, values: Mapping[str, np.ndarray], constant: bool) -> Iterator[np.ndarray]:
+def rows(
+    layer: LinearLayer, values: Mapping[str, np.ndarray], constant: bool, every: int = 1
+) -> Iterator[np.ndarray]:
     """Rows of X of all uses of a layer.
 
     Args:
         layer: of the model that the values are from.
         values: by name.
         constant: append a column of ones, to which the bias belongs.
+        every: every n-th row, as in `patches`.
 
     Yields:
         [groups, rows, columns (+ 1)] in float64.
     """
     for use, name in zip(layer.uses, layer.input_names, strict=True):
-        for part in patches(use, values[name], layer.shape[2:]):
+        for part in patches(use, values[name], layer.shape[2:], every):
             yield np.concatenate([part, np.ones((*part.shape[:2], 1))], axis=2) if constant else part
 
 

@@ -53,6 +53,10 @@ def test_patches_times_the_matrix_are_the_convolution(
     expected = np.moveaxis(expected, 2, -1).reshape(layer.groups, -1, expected.shape[2])
     np.testing.assert_array_equal(found, expected)
     assert not refusals
+    samples = np.split(rows, 2, axis=1)
+    chosen = np.concatenate([sample[:, number::3] for number, sample in enumerate(samples)], axis=1)
+    some = np.concatenate(list(patches(layer.uses[0], x, weight[2:], every=3)), axis=1)
+    np.testing.assert_array_equal(some, chosen)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +77,8 @@ def test_rows_times_the_matrix_are_the_product(text: str, weight: tuple[int, ...
     np.testing.assert_array_equal(
         (rows @ layer.matrix.transpose(0, 2, 1))[0], evaluate(model, inputs)["y"].reshape(-1, 4)
     )
+    some = np.concatenate(list(patches(layer.uses[0], inputs["x"], (), every=4)), axis=1)
+    np.testing.assert_array_equal(some, rows[:, ::4])
 
 
 @pytest.mark.parametrize(

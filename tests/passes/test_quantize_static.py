@@ -465,3 +465,14 @@ def test_in_a_pipeline(tmp_path: Path) -> None:
     assert str(Pipeline.parse(spec)) == spec
     assert pairs(model) == ["x", "r", "d1"]
     assert codes(ctx) == ["few-columns"]
+
+
+def test_what_a_max_pool_reads_has_the_range_of_its_result() -> None:
+    text = """(float[1,3,8,8] x) => (float y) {
+        c = Conv(x, a)  r = Relu(c)  p = MaxPool<kernel_shape=[2,2]>(r)  y = Conv(p, b) }"""
+    model = graph(text, {"a": (8, 3, 1, 1), "b": (4, 8, 1, 1)})
+    quantized(model)
+    assert pairs(model) == ["x", "r", "p"]
+    coding = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+    numbers = [[constant_of(value) for value in node.inputs[1:] if value] for node in coding]
+    assert numbers[1] == numbers[2] != numbers[0]
