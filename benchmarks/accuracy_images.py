@@ -73,15 +73,19 @@ def photograph_pieces(count: int, seed: int) -> np.ndarray:
     found: list[np.ndarray] = []
     for number in range(count):
         image = _unlabelled()[number % len(UNLABELLED)]
-        area = image.width * image.height * generator.uniform(0.25, 1)
-        shape = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
-        width = min(image.width, round((area * shape) ** 0.5))
-        height = min(image.height, round((area / shape) ** 0.5))
-        left = int(generator.integers(0, image.width - width + 1))
-        top = int(generator.integers(0, image.height - height + 1))
-        pixels = _pixels(image.crop((left, top, left + width, top + height)))
-        found.append(pixels[:, :, ::-1] if generator.random() < 0.5 else pixels)
+        found.append(_piece(image, generator))
     return np.stack(found)
+
+
+def labelled_pieces(count: int, seed: int) -> np.ndarray:
+    """Random cut-outs of each of the twenty labelled photographs: [20, count, 3, 224, 224].
+
+    Like those of `photograph_pieces`.
+    """
+    generator = np.random.default_rng(seed)
+    paths = sorted(data_folder("foolbox").glob("imagenet_*.jpg"))
+    images = [Image.open(path).convert("RGB") for path in paths]
+    return np.stack([[_piece(image, generator) for _ in range(count)] for image in images])
 
 
 def fashion_as_photographs(count: int, seed: int) -> np.ndarray:
@@ -114,6 +118,18 @@ def labelled_views() -> tuple[np.ndarray, np.ndarray]:
 @cache
 def _unlabelled() -> list[Image.Image]:
     return [Image.open(data_folder("skimage") / name).convert("RGB") for name in UNLABELLED]
+
+
+def _piece(image: Image.Image, generator: np.random.Generator) -> np.ndarray:
+    """[3, 224, 224], mirrored or not."""
+    area = image.width * image.height * generator.uniform(0.25, 1)
+    shape = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+    width = min(image.width, round((area * shape) ** 0.5))
+    height = min(image.height, round((area / shape) ** 0.5))
+    left = int(generator.integers(0, image.width - width + 1))
+    top = int(generator.integers(0, image.height - height + 1))
+    pixels = _pixels(image.crop((left, top, left + width, top + height)))
+    return pixels[:, :, ::-1] if generator.random() < 0.5 else pixels
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -64,8 +64,11 @@ class EfficientNetTask(Task):
         return self.model().graph.inputs[0].name or ""
 
     def _logits(self, model: ir.Model) -> np.ndarray:
-        """[photographs, views, classes]."""
-        evaluator = Evaluator(model)
-        name = model.graph.inputs[0].name or ""
-        found = [next(iter(evaluator.run({name: views}).values())) for views in self._views[0]]
-        return np.stack(found)
+        return logits_of(model, self._views[0])
+
+
+def logits_of(model: ir.Model, views: np.ndarray) -> np.ndarray:
+    """[photographs, views, classes] for [photographs, views, 3, height, width]."""
+    evaluator = Evaluator(model)
+    name = model.graph.inputs[0].name or ""
+    return np.stack([next(iter(evaluator.run({name: some}).values())) for some in views])

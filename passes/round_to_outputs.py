@@ -23,9 +23,9 @@ from sparsecc.passes.frontier import Frontier
 
 HELD_BYTES = 1 << 29
 """The largest value over all batches that are used, of which some are in memory at once."""
-ROWS = 1 << 14
+ROWS = 1 << 16
 """Rows per layer that are enough for a mean, and for the products of few columns."""
-ROWS_PER_COLUMN = 16
+ROWS_PER_COLUMN = 64
 """Rows per layer that are enough for the products of many columns; of more only every n-th is read."""
 DAMPING = 0.01
 """Pull towards the weights as they were, as a share of the mean of the diagonal."""
