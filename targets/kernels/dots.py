@@ -17,6 +17,7 @@ from tvm import tirx
 
 from sparsecc.targets.kernels.codes import CHANNELS, CodeWriter, Dot
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
+from sparsecc.targets.kernels.spmm import for_tiles
 from sparsecc.targets.tir import KernelBuilder, Register, const, vector_of
 
 _PREFETCH = 1024  # words of weights ahead of their use, where they do not fit the cache
@@ -112,19 +113,7 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
         with b.loop(parts[part + 1] - parts[part], parts[part]) as g:
             group(g, J, x0, y0, column, batch)
 
-    with b.loop(b.end - b.begin, b.begin) as u:
-        per_batch = (tiles_first + tiles_second) * part_count
-        batch = b.register(tirx.truncdiv(u, per_batch), dtype="int32").value
-        rest = b.register(u - batch * per_batch, dtype="int32").value
-        t = b.register(tirx.truncdiv(rest, part_count), dtype="int32").value
-        part = b.register(rest - t * part_count, dtype="int32").value
-        first = form.tiles[0] * V
-        with b.branch(t < tiles_first):
-            tile(form.tiles[0], t * first, part, batch)
-        if len(form.tiles) > 1:
-            with b.branch(t >= tiles_first):
-                second = (t - tiles_first) * (form.tiles[1] * V)
-                tile(form.tiles[1], tiles_first * first + second, part, batch)
+    for_tiles(b, form.tiles, V, (tiles_first, tiles_second, part_count), tile)
     return b.function(symbol)
 
 

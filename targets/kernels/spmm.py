@@ -9,6 +9,7 @@ that the inner loop's trip count is predictable. Low blocks pack their offsets (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -135,20 +136,37 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
             with b.loop(parts[part * F + phase + 1] - lo, lo) as g:
                 group(phase, g, J, x0, y0, column, batch)
 
+    for_tiles(b, form.tiles, V, (tiles_first, tiles_second, part_count), tile)
+    return b.function(symbol)
+
+
+def for_tiles(
+    b: KernelBuilder,
+    widths: tuple[int, ...],
+    lanes: int,
+    counts: tuple[Any, Any, Any],
+    tile: Callable[[int, Any, Any, Any], None],
+) -> None:
+    """Call `tile` with width, first column, part and batch for each unit of the extent batch x tiles x parts.
+
+    Args:
+        widths: of the one or two classes of column tiles, in vectors.
+        counts: tiles of the first class, of the second, parts.
+    """
+    tiles_first, tiles_second, part_count = counts
     with b.loop(b.end - b.begin, b.begin) as u:
         per_batch = (tiles_first + tiles_second) * part_count
         batch = b.register(tirx.truncdiv(u, per_batch), dtype="int32").value
         rest = b.register(u - batch * per_batch, dtype="int32").value
         t = b.register(tirx.truncdiv(rest, part_count), dtype="int32").value
         part = b.register(rest - t * part_count, dtype="int32").value
-        J1 = form.tiles[0]
+        first = widths[0] * lanes
         with b.branch(t < tiles_first):
-            tile(J1, t * (J1 * V), part, batch)
-        if len(form.tiles) > 1:
-            J2 = form.tiles[1]
+            tile(widths[0], t * first, part, batch)
+        if len(widths) > 1:
             with b.branch(t >= tiles_first):
-                tile(J2, tiles_first * (J1 * V) + (t - tiles_first) * (J2 * V), part, batch)
-    return b.function(symbol)
+                second = (t - tiles_first) * (widths[1] * lanes)
+                tile(widths[1], tiles_first * first + second, part, batch)
 
 
 def tile_classes(vectors: int, widest: int) -> tuple[tuple[int, ...], tuple[int, int]]:
