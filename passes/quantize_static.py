@@ -77,7 +77,7 @@ class QuantizeStatic(Pass):
     calibration: tuple[str, ...] = ()
     method: str = "minmax"
     percentile: float = 99.999
-    correct: bool = True
+    correct: bool = False
     skip: tuple[str, ...] = ()
     min_size: int = 0
 

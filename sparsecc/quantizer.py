@@ -41,7 +41,7 @@ def quantize(
     calibration: Calibration | None = None,
     method: str | None = None,
     percentile: float | None = None,
-    correct: bool = True,
+    correct: bool = False,
     skip: Sequence[str] = (),
     min_size: int | None = None,
 ) -> QuantizeResult:
@@ -54,8 +54,8 @@ def quantize(
     compiling.
 
     With calibration (static, after training) batch norm and padding are folded first, and what the quantised
-    layers read gets a QuantizeLinear and a DequantizeLinear whose ranges are chosen on the data, and so are
-    the codes of the weights and the biases: see `sparsecc.passes.quantize_static`.
+    layers read gets a QuantizeLinear and a DequantizeLinear whose ranges are chosen on the data, and with
+    `correct` the codes of the weights and the biases too: see `sparsecc.passes.quantize_static`.
 
     Args:
         model: as `sparsecc.capture` gives it, sparse already if it shall be sparse; not changed.
@@ -65,7 +65,7 @@ def quantize(
         method: how ranges are chosen: minmax (default), percentile or entropy.
         percentile: share of an activation's values that is inside its range, in percent (99.999).
         correct: with calibration, choose codes and biases with which the layers' outputs on the data change
-            least; without, every weight takes the nearest code.
+            least; otherwise every weight takes the nearest code.
         skip: names of layers or parameters to leave alone, or globs.
         min_size: weights with fewer elements are left alone; None is 1024, and 0 with calibration.
 

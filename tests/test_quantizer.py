@@ -159,7 +159,7 @@ def test_static_weights_are_those_of_weight_only() -> None:
     data = sparsecc.Calibration(
         [{"x": np.random.default_rng(1).standard_normal((20, 64)).astype(np.float32)}]
     )
-    static = sparsecc.quantize(model, calibration=data, correct=False).model.graph.initializers
+    static = sparsecc.quantize(model, calibration=data).model.graph.initializers
     plain = sparsecc.quantize(model).model.graph.initializers
     for name in ("a.weight.int8", "a.weight.scale", "b.weight.int8", "b.weight.scale"):
         first, second = static[name].const_value, plain[name].const_value

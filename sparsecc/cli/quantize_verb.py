@@ -53,9 +53,9 @@ def add(verbs: Verbs) -> None:
         "--percentile", type=float, metavar="P", help="values inside the range, for that method (99.999)"
     )
     group.add_argument(
-        "--no-correct",
+        "--correct",
         action="store_true",
-        help="take the nearest codes, not those that keep the layers' outputs on the data; faster",
+        help="choose codes and biases that keep the layers' outputs on the data, not the nearest; slower",
     )
 
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             calibration=data,
             method=args.method,
             percentile=args.percentile,
-            correct=not args.no_correct,
+            correct=args.correct,
             skip=args.skip,
             min_size=args.min_size,
         )

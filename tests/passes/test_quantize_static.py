@@ -72,7 +72,7 @@ def found_codes(result: PassResult) -> list[str]:
 
 def test_golden(golden: Golden) -> None:
     model = graph(TEXT, WEIGHTS)
-    quantized(model, correct=False)
+    quantized(model)
     golden(dump(model))
 
 
@@ -83,7 +83,7 @@ def test_numbers() -> None:
     weights: Weights = {"a": (16, 6, 1, 1), "bias": (16,), "b": (7, 16, 1, 1)}
     model = graph(text, weights)
     (batch,) = batches(1, x=(2, 6, 4, 4)).batches  # pyright: ignore[reportGeneralTypeIssues]
-    quantized(model, Calibration([batch]), correct=False)
+    quantized(model, Calibration([batch]))
 
     def rounded(array: np.ndarray) -> np.ndarray:
         low, high = min(0.0, array.min()), max(0.0, array.max())
@@ -377,7 +377,7 @@ def test_order_and_size_of_batches_make_no_difference() -> None:
     ):
         for _ in range(2):
             model = graph(TEXT, WEIGHTS)
-            quantized(model, Calibration(data), method="percentile", percentile=99.0, correct=False)
+            quantized(model, Calibration(data), method="percentile", percentile=99.0)
             values = [(name, constant_of(value)) for name, value in model.graph.initializers.items()]
             texts.add(dump(model) + "".join(f"{name}{array!r}" for name, array in values))
     assert len(texts) == 1

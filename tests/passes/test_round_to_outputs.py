@@ -95,10 +95,10 @@ def test_bias_takes_the_mean_error() -> None:
     """On the data themselves the mean error of each output of the first layer is gone."""
     dense = graph("(float[4,6,5,5] x) => (float y) { y = Conv(x, a, k) }", {"a": (7, 6, 3, 3), "k": (7,)})
     model, data = dense.clone(), inputs((4, 6, 5, 5), 3)
-    QuantizeStatic().quantize(model, Calibration(data))
+    QuantizeStatic(correct=True).quantize(model, Calibration(data))
     assert error(model, dense, data)[1] < 1e-6
     plain = dense.clone()
-    QuantizeStatic(correct=False).quantize(plain, Calibration(data))
+    QuantizeStatic().quantize(plain, Calibration(data))
     assert error(plain, dense, data)[1] > 1e-4
 
 
@@ -115,7 +115,7 @@ def test_mean_of_a_batch_normalisation() -> None:
     }
     dense = graph(text, weights)
     model, data = dense.clone(), inputs((4, 6, 5, 5), 3)
-    QuantizeStatic().quantize(model, Calibration(data))
+    QuantizeStatic(correct=True).quantize(model, Calibration(data))
     assert error(model, dense, data)[1] < 1e-6
 
 
@@ -123,7 +123,7 @@ def test_skipped_and_twice_used() -> None:
     """Weights that stay float32 are as they were; one that is used twice is fitted at both."""
     dense = graph(LINEAR, LINEAR_WEIGHTS)
     model = dense.clone()
-    result = QuantizeStatic(skip=("b",)).quantize(model, Calibration(inputs((3, 9, 24), 4)))
+    result = QuantizeStatic(correct=True, skip=("b",)).quantize(model, Calibration(inputs((3, 9, 24), 4)))
     np.testing.assert_array_equal(initializer(model, "b"), array_of("b", (16, 12)))
     np.testing.assert_array_equal(initializer(model, "m"), array_of("m", (16,)))
     assert result.notes[1] == "codes and biases of 2 layers are fitted to their outputs"
@@ -134,8 +134,8 @@ def test_data_that_are_all_zero() -> None:
     dense = graph(CONVOLUTIONS, CONVOLUTION_WEIGHTS)
     data = Calibration([{"x": np.zeros((2, 6, 9, 9), np.float32)}])
     fitted, plain = dense.clone(), dense.clone()
-    QuantizeStatic().quantize(fitted, data)
-    QuantizeStatic(correct=False).quantize(plain, data)
+    QuantizeStatic(correct=True).quantize(fitted, data)
+    QuantizeStatic().quantize(plain, data)
     np.testing.assert_array_equal(initializer(fitted, "a.int8"), initializer(plain, "a.int8"))
     np.testing.assert_allclose(initializer(fitted, "k"), array_of("k", (16,)), rtol=1e-6)
 
@@ -148,7 +148,7 @@ def test_only_as_many_batches_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     for used, size in ((data, 1), (data[:1], 1 << 29), (data, 1 << 29)):
         monkeypatch.setattr("sparsecc.passes.round_to_outputs.HELD_BYTES", size)
         model = graph(CONVOLUTIONS, CONVOLUTION_WEIGHTS)
-        QuantizeStatic(method="minmax").quantize(model, Calibration(used))
+        QuantizeStatic(correct=True).quantize(model, Calibration(used))
         found.append([initializer(model, name) for name in ("a.int8", "k")])
     for first, second, third in zip(*found, strict=True):
         np.testing.assert_array_equal(first, second)
