@@ -104,7 +104,7 @@ def our_int8(name: str, pattern: str = "dense", sparsity: float = 0.0) -> ir.Mod
         model = sparsecc.sparsify(model, pattern, None if ":" in pattern else sparsity).model
     names = [value.name or "" for value in model.graph.inputs]
     batches = [dict(zip(names, arrays, strict=True)) for arrays in samples_of(name)]
-    return sparsecc.quantize(model, calibration=sparsecc.Calibration(batches), correct=False).model
+    return sparsecc.quantize(model, calibration=sparsecc.Calibration(batches)).model
 
 
 def ort_int8_file(name: str, kind: str | None = None) -> Path:
