@@ -24,6 +24,7 @@ from sparsecc.ir.edit import (
 )
 from sparsecc.ir.fused import fused_parts, is_fused
 from sparsecc.ir.provenance import record
+from sparsecc.ir.quantized import FEW_COLUMNS
 from sparsecc.ir.shapes import specialize_shapes, static_shape
 from sparsecc.ir.weights import WeightUse, actual_inputs, weight_uses
 from sparsecc.passes.activation_ranges import Range, activation_ranges, check_method
@@ -35,8 +36,6 @@ from sparsecc.passes.round_to_outputs import round_to_outputs
 
 PREPARE = "fold-dequantize,fold-constants,drop-dead,fold-batch-norm,fold-pad"
 """What must run before: scales are chosen for the weights and activations that the compiled network has."""
-FEW_COLUMNS = 8
-"""Linear layers on up to so many columns are limited by the bytes of weights: activations stay float32."""
 
 
 @dataclass(frozen=True)

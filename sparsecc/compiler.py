@@ -256,8 +256,7 @@ class _Builder:
         from sparsecc.targets.cpu import machine_for
 
         features = ["x86_64"] if not host_machine().startswith("x86_64-") else []
-        machine = machine_for(self.target)
-        needed = (*machine.features, *filter(None, [machine.dot]))
+        needed = machine_for(self.target).all_features
         return features + [feature for feature in needed if feature not in host_features()]
 
     def _build(

@@ -42,7 +42,7 @@ def machine_for(target: str) -> Machine:
     features = host_features()
     best = sorted(MACHINES.values(), key=lambda machine: (machine.lanes, machine.dot), reverse=True)
     for machine in best:
-        if features.issuperset((*machine.features, *filter(None, [machine.dot]))):
+        if features.issuperset(machine.all_features):
             return replace(
                 machine,
                 l1_bytes=_cache_bytes(0, machine.l1_bytes),

@@ -15,6 +15,8 @@ Floats = NDArray[np.float32]
 
 BLOCK = 32
 """Columns that share a scale of 4-bit weights."""
+FEW_COLUMNS = 8
+"""Linear layers on up to so many columns are limited by the bytes of weights: activations stay float32."""
 LARGEST = {8: 127, 4: 7}
 """Bits -> the largest code; the least is its negative, so that the grid is symmetric."""
 _ROUNDING = 1e-3  # of a step; products of a code and a scale in float32 stay far below

@@ -18,8 +18,6 @@ from sparsecc.targets.tir import KernelBuilder, Pointer, const, shuffle, vector_
 
 CHANNELS = 4
 """Of a word."""
-DOT_FEATURES = {"avx512_vnni": 16, "avx_vnni": 8}
-"""CPU features with an instruction for `dot`, and the fp32 lanes of the machine that it is used on."""
 _DOTS = {
     "avx512_vnni": "llvm.x86.avx512.vpdpbusd.512",
     "avx_vnni": "llvm.x86.avx512.vpdpbusd.256",

@@ -13,6 +13,7 @@ from sparsecc.errors import UnsupportedOpError
 from sparsecc.ir import fused_parts, is_fused
 from sparsecc.ir.edit import attribute_int, attribute_ints, constant_of
 from sparsecc.ir.encoding import row_major
+from sparsecc.ir.quantized import FEW_COLUMNS
 from sparsecc.ir.weights import layer_name
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
@@ -20,7 +21,6 @@ from sparsecc.targets.lower.state import shape_of
 
 FloatArray = npt.NDArray[np.float32]
 
-FEW_COLUMNS = 8  # up to here lanes run along output rows
 WIDEST_STRIDE = 64  # columns; a vector of wider strided reads would leave the slack around the arena
 
 

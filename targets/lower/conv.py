@@ -30,12 +30,10 @@ from sparsecc.targets.lower.conv_planes import (
 )
 from sparsecc.targets.lower.regions import PlaneRegions, flat, has_padding
 from sparsecc.targets.lower.rowwise import padded_bias, residuals, row_operand_pointers
-from sparsecc.targets.lower.select import choose_spmm, parts_of
+from sparsecc.targets.lower.select import STREAMED, choose_spmm, parts_of
 from sparsecc.targets.lower.state import Lowering, Pointer, Stored, base, shape_of
 
 FloatArray = npt.NDArray[np.float32]
-
-_STREAMED = 128 * 1024  # bytes of weights from which fetching ahead pays
 
 
 def lower_conv(low: Lowering, regions: PlaneRegions, call: Call, g: ConvGeometry) -> None:
@@ -271,7 +269,7 @@ def spmm_call(
     tables = pack_spmm(
         matrix, offsets, choice.rows, chunk=choice.chunk, parts=parts, dense=choice.dense, packed=packed
     )
-    stream = choice.rows >= 4 and tables.value.nbytes >= _STREAMED
+    stream = choice.rows >= 4 and tables.value.nbytes >= STREAMED
     form = SpmmForm(
         choice.rows, widths, low.machine.lanes, stream, tables.chunked, tail.epilogue, tables.unit
     )

@@ -21,14 +21,13 @@ from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.call import Call, Tail
 from sparsecc.targets.lower.codes import Codes, words_of
 from sparsecc.targets.lower.conv_planes import (
-    define_result,
     flat_offsets,
     group_offsets,
     report_conv,
     split_form,
     split_step,
 )
-from sparsecc.targets.lower.dots import Finish, Sums, choose_dots, dots_step, finish_of
+from sparsecc.targets.lower.dots import Finish, Sums, choose_dots, define_finished, dots_step, finish_of
 from sparsecc.targets.lower.regions import PlaneRegions, flat
 from sparsecc.targets.lower.state import Lowering, base
 
@@ -71,10 +70,7 @@ def lower_conv_codes(
     else:
         finish = finish_of(low, regions, call, tail, sums, layout)
         _product(low, regions, call, g, codes, weight, source, finish)
-    if finish.limits is None:
-        define_result(low, regions, call, finish.y)
-    else:
-        low.define_words(call.output, finish.y)
+    define_finished(low, regions, call, finish)
     return True
 
 
@@ -113,9 +109,8 @@ def _product(
             low, call, words, offsets, choice, finish, vectors=vectors, batch=batch, x=x, strides=strides
         )
     )
-    matrix = weight.reshape(g.out_channels, -1)
     report_conv(
-        low, call, g, matrix, choice.label, choice.reason, choice.seconds, choice.dense_seconds, steps
+        low, call, g, weight, choice.label, choice.reason, choice.seconds, choice.dense_seconds, steps
     )
 
 

@@ -14,15 +14,15 @@ from sparsecc.targets.kernels.spmm import pack_spmm, tile_classes
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.call import Call, Tail
 from sparsecc.targets.lower.codes import Codes
+from sparsecc.targets.lower.conv_planes import define_result
 from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.rowwise import padded_rows_of, residuals, row_operand_pointers
-from sparsecc.targets.lower.select import SpmmChoice, choose_spmm, parts_of
+from sparsecc.targets.lower.select import STREAMED, SpmmChoice, choose_spmm, parts_of
 from sparsecc.targets.lower.state import Lowering, Pointer, Stored, base
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
-_STREAMED = 128 * 1024  # bytes of weights from which fetching ahead pays
 MOST = 255
 """The largest code."""
 _FOLDED = frozenset({"Relu", "Clip"})
@@ -115,6 +115,14 @@ def finish_of(
     return Finish(tail.epilogue, sums, tail.row_operands, extra, None, y)
 
 
+def define_finished(low: Lowering, regions: PlaneRegions, call: Call, finish: Finish) -> None:
+    """Record what a kernel left."""
+    if finish.limits is None:
+        define_result(low, regions, call, finish.y)
+    else:
+        low.define_words(call.output, finish.y)
+
+
 def _folded(
     tail: Tail, sums: Sums, result: Codes, sources: list[Codes | None]
 ) -> tuple[Epilogue, Sums, tuple[FloatArray, ...], IntArray] | None:
@@ -199,7 +207,7 @@ def dots_step(
     tiles = (first + second) * batch
     parts = parts_of(tiles, words.shape[0], choice.rows)
     tables = pack_spmm(words, offsets, choice.rows, chunk=words.shape[1], parts=parts, dense=choice.dense)
-    stream = tables.value.nbytes >= _STREAMED
+    stream = tables.value.nbytes >= STREAMED
     dot = low.machine.dot
     low.use(dot)
     form = DotsForm(

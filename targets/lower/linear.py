@@ -19,7 +19,7 @@ from sparsecc.targets.layout import Layout, round_up
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, columns_of, few, tail_of
 from sparsecc.targets.lower.conv import spmm_call
 from sparsecc.targets.lower.conv_planes import define_result
-from sparsecc.targets.lower.dots import Sums, choose_dots, dots_step, finish_of
+from sparsecc.targets.lower.dots import Sums, choose_dots, define_finished, dots_step, finish_of
 from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.rowwise import padded_rows_of, residuals, row_operand_pointers
 from sparsecc.targets.lower.select import RowsChoice, choose_rows, choose_spmm
@@ -96,10 +96,7 @@ def _codes(
         low, call, words, offsets, choice, finish,
         vectors=vectors, batch=1, x=x, strides=(finish.y.layout.strides[-1], 0, 0),
     )  # fmt: skip
-    if finish.limits is None:
-        define_result(low, regions, call, finish.y)
-    else:
-        low.define_words(call.output, finish.y)
+    define_finished(low, regions, call, finish)
     columns = columns_of(shape)
     _report(
         low, call, weights, columns, choice.label, choice.reason, choice.seconds, choice.dense_seconds, step

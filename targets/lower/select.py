@@ -29,6 +29,8 @@ from sparsecc.targets.lower.state import Machine
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
+STREAMED = 128 * 1024
+"""Bytes of weights from which fetching ahead pays."""
 # (R, J) register tiles by vector registers; J is the widest tile. The first of a list is used dense.
 _TILES: dict[int, tuple[tuple[int, int], ...]] = {
     32: ((8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),

@@ -100,6 +100,11 @@ class Machine:
     l2_bytes: int = 1024 * 1024
     dot: str = ""
 
+    @property
+    def all_features(self) -> tuple[str, ...]:
+        """With that of products of codes."""
+        return (*self.features, self.dot) if self.dot else self.features
+
 
 class Lowering:
     """The state of one lowering; the op modules add to it."""
