@@ -1,8 +1,11 @@
 """What kernels cost on a machine, from a small model fitted on measurements."""
 
 from sparsecc.cost.model import (
+    FROM_L3,
+    FROM_MEMORY,
     SpmmShape,
     VectorMachine,
+    bitmap_seconds,
     csr_seconds,
     groups_seconds,
     lookup_seconds,
@@ -12,8 +15,11 @@ from sparsecc.cost.model import (
 )
 
 __all__ = [
+    "FROM_L3",
+    "FROM_MEMORY",
     "SpmmShape",
     "VectorMachine",
+    "bitmap_seconds",
     "csr_seconds",
     "groups_seconds",
     "lookup_seconds",

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp
 
+FROM_L3, FROM_MEMORY = 20.0, 9.5
+"""Bytes per cycle that one core reads."""
+
 
 @dataclass(frozen=True)
 class VectorMachine:
@@ -18,7 +21,7 @@ class VectorMachine:
         lanes: fp32 lanes.
         fma, loads: vector instructions of each kind per cycle.
         l1_bytes, l2_bytes: cache sizes.
-        stream_bytes: bytes per cycle of weights from L3.
+        stream_bytes: bytes per cycle of weights from where they lie.
         clock: cycles per second.
     """
 
@@ -27,7 +30,7 @@ class VectorMachine:
     loads: float = 2.0
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
-    stream_bytes: float = 20.0
+    stream_bytes: float = FROM_L3
     clock: float = 4.0e9
 
 
@@ -97,6 +100,16 @@ def lookup_seconds(
     """Predicted time of the lookup kernel: steps of 16 weights, buckets of all row blocks."""
     compute = steps * (1.2 + 0.95 * columns + _conversion(value_bytes)) + buckets * (2.0 + 0.5 * columns)
     stream = steps * 16 * (1 + value_bytes) / machine.stream_bytes
+    return max(compute, stream) / machine.clock
+
+
+def bitmap_seconds(
+    weights: int, stored: int, columns: int, machine: VectorMachine, value_bytes: int = 4
+) -> float:
+    """Predicted time of the kernel with a bit for each weight, of which `stored` are nonzero."""
+    steps = weights * value_bytes / 64
+    compute = steps * (1.5 + 0.47 * columns if value_bytes == 4 else 0.3 + 2.7 * columns)
+    stream = (stored * value_bytes + weights / 8) / machine.stream_bytes
     return max(compute, stream) / machine.clock
 
 

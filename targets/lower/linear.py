@@ -16,6 +16,7 @@ from sparsecc.targets.kernels.lookup import LookupForm, lookup_kernel, pack_look
 from sparsecc.targets.kernels.nibbles import NibblesForm, nibbles_kernel, pack_nibbles
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
+from sparsecc.targets.lower.bitmap import Columns, bitmap_call
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, columns_of, few, tail_of
 from sparsecc.targets.lower.conv import spmm_call
 from sparsecc.targets.lower.conv_planes import define_result
@@ -27,7 +28,12 @@ from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored,
 
 FloatArray = npt.NDArray[np.float32]
 
-_SPARSE = {"lookup": "sparse lookup", "csr": "sparse CSR", "groups": f"sparse 1x{BLOCK}"}
+_SPARSE = {
+    "lookup": "sparse lookup",
+    "bitmap": "sparse bitmap",
+    "csr": "sparse CSR",
+    "groups": f"sparse 1x{BLOCK}",
+}
 
 
 def padded_rows(shape: tuple[int, ...], lanes: int) -> Layout:
@@ -99,7 +105,7 @@ def _codes(
     define_finished(low, regions, call, finish)
     columns = columns_of(shape)
     _report(
-        low, call, weights, columns, choice.label, choice.reason, choice.seconds, choice.dense_seconds, step
+        low, call, weights, columns, choice.label, choice.reason, choice.seconds, choice.dense_seconds, [step]
     )
     return True
 
@@ -147,21 +153,30 @@ def _few_columns(
         dense_only=low.keep_dense(call.name),
         contiguous=view.strides[1] == 1,
         bits=32 if quantized is None else quantized.bits,
+        from_memory=low.from_memory,
     )
-    symbol, tables, scalars = _rows_kernel(low, choice, matrix, quantized, N, view.strides[1], tail)
+    steps: list[int] = []
+    if choice.kind == "bitmap":
+        columns = Columns(x, (N, matrix.shape[1]), (view.strides[0], view.strides[1]))
+        found = bitmap_call(low, call.name, matrix, quantized, bias, columns, tail.epilogue)
+        symbol, pointers, scalars, steps = found.symbol, found.pointers, found.scalars, found.steps
+    else:
+        symbol, tables, scalars = _rows_kernel(low, choice, matrix, quantized, N, view.strides[1], tail)
+        pointers, scalars = [*tables, *low.pack(bias), at_origin(x)], [*scalars, view.strides[0]]
     extra = residuals(low, tail, y.layout)
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
-    step = low.step(
-        call.name, choice.kind if choice.kind in ("lookup", "csr", "nibbles", "groups") else "rows", symbol,
-        [*tables, *low.pack(bias), at_origin(x), at_origin(y),
+    kind = "rows" if choice.kind in ("dense", "blocks") else choice.kind
+    steps.append(low.step(
+        call.name, kind, symbol,
+        [*pointers, at_origin(y),
          *row_operand_pointers(low, tail.row_operands), *map(at_origin, extra)],
-        [*scalars, view.strides[0], y_n, *(0 for _ in extra)],
+        [*scalars, y_n, *(0 for _ in extra)],
         -(-matrix.shape[0] // choice.rows),
-    )  # fmt: skip
+    ))  # fmt: skip
     kernel = f"sparse {choice.rows}x1" if choice.kind == "blocks" else _SPARSE.get(choice.kind, "dense")
     stored = f"int{quantized.bits} " if quantized is not None and choice.kind != "csr" else ""
     label = f"{stored}{kernel}, {N} column{'s' if N > 1 else ''}"
-    _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, step)
+    _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, steps)
 
 
 def _rows_kernel(
@@ -263,7 +278,7 @@ def _many_columns(
         choice.reason,
         choice.seconds,
         choice.dense_seconds,
-        step,
+        [step],
     )
 
 
@@ -276,7 +291,7 @@ def _report(
     reason: str,
     seconds: float,
     dense_seconds: float,
-    step: int,
+    steps: list[int],
 ) -> None:
     M, K = weights.matrix.shape
     zeros = float(1 - np.count_nonzero(weights.matrix) / weights.matrix.size)
@@ -292,6 +307,6 @@ def _report(
             reason,
             seconds,
             dense_seconds,
-            [step],
+            steps,
         )
     )

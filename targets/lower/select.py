@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsecc.cost import (
+    FROM_L3,
+    FROM_MEMORY,
     SpmmShape,
     VectorMachine,
+    bitmap_seconds,
     csr_seconds,
     groups_seconds,
     lookup_seconds,
@@ -18,6 +21,7 @@ from sparsecc.cost import (
     spmm_seconds,
 )
 from sparsecc.ir.encoding import coarser
+from sparsecc.targets.kernels.bitmap import BITMAP_COLUMNS, can_bitmap
 from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.groups import ROWS, stored_groups
@@ -156,8 +160,8 @@ def _stored_and_read(mask: BoolArray) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class RowsChoice:
-    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup", "csr", "nibbles" or
-    "groups"."""
+    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup", "bitmap", "csr",
+    "nibbles" or "groups"."""
 
     kind: str
     rows: int
@@ -183,14 +187,16 @@ def choose_rows(
     dense_only: bool,
     contiguous: bool = True,
     bits: int = 32,
+    from_memory: bool = False,
 ) -> RowsChoice:
     """The cheapest form for few columns, on the nonzeros that are there.
 
     Args:
         contiguous: the inputs of one column lie one behind the other.
         bits: of a weight; CSR turns 8 back into 32, and of 4 groups of 32 columns are zero or stored.
+        from_memory: the network's weights do not stay in the last cache from one run to the next.
     """
-    model = vector_machine(machine)
+    model = replace(vector_machine(machine), stream_bytes=FROM_MEMORY if from_memory else FROM_L3)
     lanes = machine.lanes
     rows, reduction = matrix.shape
     if bits == 4:
@@ -219,6 +225,12 @@ def choose_rows(
         steps = bucket_steps(matrix != 0)
         looked_up = lookup_seconds(int(steps.sum()), steps.size, columns, model, value_bytes)
         candidates.append(RowsChoice("lookup", lanes, looked_up, dense))
+    codes = bits == 8
+    vectors = machine.expand and machine.dot if codes else contiguous
+    if lanes == LANES and vectors and columns <= BITMAP_COLUMNS and can_bitmap(reduction, codes=codes):
+        stored = int(np.count_nonzero(matrix))
+        bitmap = bitmap_seconds(matrix.size, stored, columns, model, value_bytes)
+        candidates.append(RowsChoice("bitmap", lanes, bitmap, dense))
     if reduction <= MAX_COLUMN:
         chains = csr_chains(columns)
         csr = csr_seconds(csr_rounds(matrix, chains), rows, columns, chains, model)
