@@ -20,6 +20,7 @@ from sparsecc.targets.lower.call import Call, LinearWeights, Tail, columns_of, f
 from sparsecc.targets.lower.conv import spmm_call
 from sparsecc.targets.lower.conv_planes import define_result
 from sparsecc.targets.lower.dots import Sums, choose_dots, define_finished, dots_step, finish_of
+from sparsecc.targets.lower.layers import RowsLayer, SpmmLayer
 from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.rowwise import padded_rows_of, residuals, row_operand_pointers
 from sparsecc.targets.lower.select import RowsChoice, choose_rows, choose_spmm
@@ -87,8 +88,7 @@ def _codes(
     )
     vectors = -(-columns_of(shape) // low.machine.lanes)
     words, choice = choose_dots(
-        low, found.codes, 1, vectors,
-        group_rows=len(found.codes), batch=1, dense_only=low.keep_dense(call.name),
+        low, call.name, found.codes, 1, vectors, group_rows=len(found.codes), batch=1
     )  # fmt: skip
     x = low.words(source.value)
     offsets = x.layout.origin + np.arange(words.shape[1], dtype=np.int64) * x.layout.strides[-1]
@@ -140,13 +140,9 @@ def _few_columns(
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
     quantized = quantized_of(matrix)
+    layer = RowsLayer(matrix, N, view.strides[1] == 1, 32 if quantized is None else quantized.bits)
     choice = choose_rows(
-        matrix,
-        N,
-        low.machine,
-        dense_only=low.keep_dense(call.name),
-        contiguous=view.strides[1] == 1,
-        bits=32 if quantized is None else quantized.bits,
+        layer, low.machine, dense_only=low.keep_dense(call.name), select=low.select(call.name)
     )
     symbol, tables, scalars = _rows_kernel(low, choice, matrix, quantized, N, view.strides[1], tail)
     extra = residuals(low, tail, y.layout)
@@ -228,13 +224,10 @@ def _many_columns(
     assert view is not None
     vectors = -(-columns_of(shape) // V)
     choice = choose_spmm(
-        matrix,
-        vectors,
-        1,
+        SpmmLayer(matrix, vectors, 1, matrix.shape[0], 1),
         low.machine,
-        group_rows=matrix.shape[0],
-        batch=1,
         dense_only=low.keep_dense(call.name),
+        select=low.select(call.name),
     )
     offsets = view.origin + np.arange(matrix.shape[1], dtype=np.int64) * view.strides[1]
     symbol, tables, extent, counts = spmm_call(low, matrix, offsets, choice, vectors, 1, tail)

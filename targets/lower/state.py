@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from sparsecc.errors import LoweringError
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.layout import Layout
+from sparsecc.targets.lower.layers import Layer
 from sparsecc.targets.lower.memory import Buffer
 from sparsecc.targets.plan import Ref, Weights
 
@@ -106,6 +108,24 @@ class Machine:
         return (*self.features, self.dot) if self.dot else self.features
 
 
+class Selector(Protocol):
+    """Knows better than the cost model which forms some layers should have."""
+
+    def select(
+        self, node: str, layer: Layer, forms: Mapping[str, float], best: str
+    ) -> tuple[str, str] | None:
+        """The form that a node's layer gets.
+
+        Args:
+            forms: what there is to choose from, with predicted seconds.
+            best: of these the cost model's choice.
+
+        Returns:
+            One of `forms` and a sentence why, or None to leave it to the cost model.
+        """
+        ...
+
+
 class Lowering:
     """The state of one lowering; the op modules add to it."""
 
@@ -116,8 +136,10 @@ class Lowering:
         *,
         dense_only: bool = False,
         dense_layers: frozenset[str] = frozenset(),
+        selector: Selector | None = None,
     ) -> None:
         self.model = model
+        self._selector = selector
         self._dense_only, self._dense_layers = dense_only, dense_layers
         self.machine = machine
         self.weights = Weights()
@@ -135,6 +157,10 @@ class Lowering:
     def keep_dense(self, node: str) -> bool:
         """Whether the caller wants this node's layer dense."""
         return self._dense_only or node in self._dense_layers
+
+    def select(self, node: str) -> Callable[[Layer, Mapping[str, float], str], tuple[str, str] | None] | None:
+        """The selector for this node, where there is one."""
+        return None if self._selector is None else partial(self._selector.select, node)
 
     # values
     def define(self, value: ir.Value, stored: Stored) -> None:
