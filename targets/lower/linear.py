@@ -28,19 +28,20 @@ from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored,
 
 FloatArray = npt.NDArray[np.float32]
 
+_STORED_ROWS = 16  # `groups` stores so many with 8 lanes too
 _SPARSE = {"lookup": "sparse lookup", "csr": "sparse CSR", "groups": f"sparse 1x{BLOCK}"}
 
 
-def padded_rows(shape: tuple[int, ...], lanes: int) -> Layout:
-    """Row-major with the last dimension padded to whole vectors."""
-    last = round_up(shape[-1], lanes)
+def padded_rows(shape: tuple[int, ...]) -> Layout:
+    """Row-major with the last dimension padded to the most rows that a kernel stores at once."""
+    last = round_up(shape[-1], _STORED_ROWS)
     strides = [prod(shape[d + 1 : -1]) * last for d in range(len(shape) - 1)]
     return Layout((*strides, 1), 0, prod(shape[:-1]) * last)
 
 
 def linear_layout(shape: tuple[int, ...], lanes: int) -> Layout:
     """The layout in which a linear layer leaves a value of this shape."""
-    return padded_rows(shape, lanes) if few(shape) else Layout.features(shape, lanes)
+    return padded_rows(shape) if few(shape) else Layout.features(shape, lanes)
 
 
 def lower_linear(low: Lowering, regions: PlaneRegions, call: Call, weights: LinearWeights) -> None:
