@@ -7,6 +7,7 @@ height in steps of 5 %, so that measurements of one network serve others with th
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,10 @@ from sparsecc.targets.kernels.quads import Weights
 
 BoolArray = npt.NDArray[np.bool_]
 
-_STEP = 5  # percent
+STEP = 5
+"""Of the shares in similar keys, in percent."""
+LAYER_KEY = re.compile(r"(spmm|dots|rows) .* stored \d+x\d+:\d+( \d+x\d+:\d+)*")
+"""What similar keys look like."""
 _SPMM_HEIGHTS = (1, 2, 4, 8)
 _ROWS_HEIGHTS = (1, 4, 8, 16)
 
@@ -128,6 +132,6 @@ def block_masks(matrix: npt.NDArray[Any], heights: set[int]) -> dict[int, BoolAr
 
 def _shares(masks: dict[str, BoolArray]) -> str:
     def percent(mask: BoolArray) -> int:
-        return _STEP * round(100 * float(mask.mean()) / _STEP) if mask.size else 0
+        return STEP * round(100 * float(mask.mean()) / STEP) if mask.size else 0
 
     return " ".join(f"{block}:{percent(mask)}" for block, mask in masks.items())

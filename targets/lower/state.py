@@ -103,6 +103,11 @@ class Machine:
     dot: str = ""
 
     @property
+    def target(self) -> str:
+        """The name under which `sparsecc targets` lists it."""
+        return f"{self.name}+vnni" if self.dot else self.name
+
+    @property
     def all_features(self) -> tuple[str, ...]:
         """With that of products of codes."""
         return (*self.features, self.dot) if self.dot else self.features
