@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sparsecc.quantizer import QuantizeResult, quantize
     from sparsecc.sparsifier import SparsifyResult, sparsify
     from sparsecc.torch.convert import to_torch
+    from sparsecc.tuner import TuneResult, tune
 
 __all__ = [
     "Artifact",
@@ -35,6 +36,7 @@ __all__ = [
     "PruneResult",
     "QuantizeResult",
     "SparsifyResult",
+    "TuneResult",
     "capture",
     "compile",
     "errors",
@@ -47,6 +49,7 @@ __all__ = [
     "replay",
     "sparsify",
     "to_torch",
+    "tune",
 ]
 
 _HOMES = {
@@ -57,6 +60,7 @@ _HOMES = {
     "PruneResult": "sparsecc.pruner",
     "QuantizeResult": "sparsecc.quantizer",
     "SparsifyResult": "sparsecc.sparsifier",
+    "TuneResult": "sparsecc.tuner",
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
     "groups": "sparsecc.axes.groups",
@@ -68,6 +72,7 @@ _HOMES = {
     "replay": "sparsecc.pruner",
     "sparsify": "sparsecc.sparsifier",
     "to_torch": "sparsecc.torch.convert",
+    "tune": "sparsecc.tuner",
 }
 
 

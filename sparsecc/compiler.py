@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sparsecc.arrays import random_arrays
 from sparsecc.artifact.load import load, read_artifact
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sparsecc.passes.base import Context
     from sparsecc.passes.hooks import Hook
     from sparsecc.passes.pipeline import Pipeline
+    from sparsecc.targets.lower.state import Selector
     from sparsecc.targets.plan import Plan, TensorSpec
 
 Progress = Callable[[str, int, int], None]
@@ -73,6 +74,7 @@ def compile(
     embed: bool = False,
     overwrite: bool = False,
     measure: bool = True,
+    database: str | os.PathLike[str] | Literal[False] | None = None,
     compiler: str | None = None,
     hooks: Sequence[Hook] = (),
     progress: Progress | None = None,
@@ -92,31 +94,26 @@ def compile(
         overwrite: replace an artifact at `out`; anything else there is never touched.
         measure: time each layer against its dense kernel on this machine, and keep it dense where that is
             faster; needs a target that this machine can run.
+        database: what `tune` measured, which chooses the forms of the layers that are in it; None: the user's
+            own file. Behind it comes the one that is shipped. False: the cost model chooses alone.
         compiler: C compiler command or "zig"; None looks for one.
         hooks: watch the passes.
         progress: told about every phase.
 
     Raises:
-        UsageError: arguments that do not exist or contradict each other, or `out` may not be replaced.
+        UsageError: arguments that do not exist or contradict each other, `out` may not be replaced, or the
+            database is not one.
         CaptureError, UnsupportedOpError, VerificationError: the model, see `sparsecc.capture`.
         LoweringError: the graph cannot be lowered, linked or written.
     """
-    from sparsecc.capture import capture
-    from sparsecc.ir.verify import check
     from sparsecc.sparsifier import zeros_of
 
     check_target(Path(os.path.abspath(out)), overwrite)
-    clock = _Clock(progress)
-    builder = _Builder(target, name, compiler, clock)
+    clock = Clock(progress)
+    builder = _Builder(target, name, compiler, clock, database_selector(target, database))
     pipelines = _pipelines(shapes, passes)
-    with clock.phase("capture"):
-        model = capture(source, example_inputs, shapes=shapes)
-    with clock.phase("passes"):
-        ctx = pipelines[0].run(model, hooks=hooks)
-        ctx = pipelines[1].run(model, ctx, hooks=hooks)
-        _, zeros, weights = zeros_of(model)
-        check(model)
-        _release_source(model)
+    model, ctx = _prepared(source, example_inputs, shapes, pipelines, hooks, clock)
+    _, zeros, weights = zeros_of(model)
     with tempfile.TemporaryDirectory(prefix="sparsecc-") as folder:
         chosen = builder.choose(model, Path(folder), measure=measure)
     report = CompileReport(
@@ -152,6 +149,19 @@ def compile(
     return Artifact(path, manifest, report)
 
 
+def prepare(
+    source: object,
+    example_inputs: object = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    passes: str | Pipeline | None = None,
+    progress: Progress | None = None,
+) -> ir.Model:
+    """A graph that `build_plan` takes, made as `compile` makes it; arguments and errors are as there."""
+    model, _ = _prepared(source, example_inputs, shapes, _pipelines(shapes, passes), (), Clock(progress))
+    return model
+
+
 def build_plan(
     model: ir.Model,
     *,
@@ -159,6 +169,7 @@ def build_plan(
     name: str = "model",
     dense_only: bool = False,
     dense_layers: frozenset[str] = frozenset(),
+    selector: Selector | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Lower a graph that went through the compile pipeline, and compile its kernels.
@@ -169,6 +180,7 @@ def build_plan(
         name: prefix of the library's C symbols.
         dense_only: use dense kernels whatever the zeros.
         dense_layers: use dense kernels for the layers of these nodes.
+        selector: asked before the cost model which forms layers get.
         progress: told about lowering and kernels.
 
     Raises:
@@ -180,7 +192,9 @@ def build_plan(
     from sparsecc.targets.lower.graph import GraphLowering
 
     machine = machine_for(target)
-    lowering = GraphLowering(model, machine, dense_only=dense_only, dense_layers=dense_layers)
+    lowering = GraphLowering(
+        model, machine, dense_only=dense_only, dense_layers=dense_layers, selector=selector
+    )
     plan = lowering.run(name, machine.name, _part(progress, "lower"))
     objects = build_objects(
         lowering.low.makers,
@@ -190,6 +204,27 @@ def build_plan(
     )
     plan.objects = {f"{symbol}.o": data for symbol, data in objects.items()}
     return plan
+
+
+def database_selector(
+    target: str, database: str | os.PathLike[str] | Literal[False] | None
+) -> Selector | None:
+    """What chooses by measurements; `database` as for `compile`."""
+    from sparsecc.targets.cpu import machine_for
+    from sparsecc.tuning import DatabaseSelector, open_databases
+
+    if database is False:
+        return None
+    return DatabaseSelector(open_databases(database), machine_for(target).target)
+
+
+def missing_features(target: str) -> list[str]:
+    """What a target needs and this machine lacks."""
+    from sparsecc.targets.cpu import machine_for
+
+    features = ["x86_64"] if not host_machine().startswith("x86_64-") else []
+    needed = machine_for(target).all_features
+    return features + [feature for feature in needed if feature not in host_features()]
 
 
 def generator_version() -> str | None:
@@ -211,7 +246,7 @@ class _Chosen:
 
 
 @dataclass
-class _Clock:
+class Clock:
     """Seconds by phase, and the user's progress."""
 
     progress: Progress | None
@@ -239,25 +274,18 @@ class _Builder:
     target: str
     name: str
     compiler: str | None
-    clock: _Clock
+    clock: Clock
+    selector: Selector | None
 
     def choose(self, model: ir.Model, folder: Path, *, measure: bool) -> _Chosen:
         """The plan that is never slower than dense, as far as this machine can tell."""
-        missing = self._missing_features()
+        missing = missing_features(self.target)
         if not measure or missing:
             plan = self._build(model)
             why = f": this machine lacks {', '.join(missing)}" if missing else ""
             return _Chosen(plan, layer_lines(plan.report["layers"]), notes=(f"Nothing was measured{why}.",))
         with ExitStack() as stack:
             return self._measured(model, folder, stack)
-
-    def _missing_features(self) -> list[str]:
-        """What the target needs and this machine lacks."""
-        from sparsecc.targets.cpu import machine_for
-
-        features = ["x86_64"] if not host_machine().startswith("x86_64-") else []
-        needed = machine_for(self.target).all_features
-        return features + [feature for feature in needed if feature not in host_features()]
 
     def _build(
         self, model: ir.Model, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()
@@ -269,6 +297,7 @@ class _Builder:
                 name=self.name,
                 dense_only=dense_only,
                 dense_layers=dense_layers,
+                selector=self.selector,
                 progress=self.clock.progress,
             )
 
@@ -311,6 +340,30 @@ class _Builder:
             plan = self._build(model, dense_only=True)
             return _Chosen(plan, with_measurements(dense, dense, {}), dense.seconds, dense.seconds, (note,))
         return _Chosen(plan, with_measurements(found, dense, slower), found.seconds, dense.seconds)
+
+
+def _prepared(
+    source: object,
+    example_inputs: object,
+    shapes: Mapping[str, Sequence[int]] | None,
+    pipelines: Sequence[Pipeline],
+    hooks: Sequence[Hook],
+    clock: Clock,
+) -> tuple[ir.Model, Context]:
+    """Capture and passes."""
+    from sparsecc.capture import capture
+    from sparsecc.ir.verify import check
+
+    with clock.phase("capture"):
+        model = capture(source, example_inputs, shapes=shapes)
+    with clock.phase("passes"):
+        ctx = None
+        for pipeline in pipelines:
+            ctx = pipeline.run(model, ctx, hooks=hooks)
+        assert ctx is not None
+        check(model)
+        _release_source(model)
+    return model, ctx
 
 
 def _pipelines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -32,3 +33,50 @@ def host_features() -> frozenset[str]:
         if name.strip() in ("flags", "Features")
     ]
     return frozenset.intersection(*sets) if sets else frozenset()
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A processor model.
+
+    Attributes:
+        vendor: such as "AuthenticAMD".
+        family, model: its numbers, as text.
+        name: what it calls itself.
+    """
+
+    vendor: str
+    family: str
+    model: str
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """Vendor and family, which share a microarchitecture: "AuthenticAMD 26"."""
+        return f"{self.vendor} {self.family}"
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.model} {self.name}"
+
+
+@cache
+def host_cpu() -> Cpu:
+    """The first processor of this machine; parts that the system does not tell are "?"."""
+    try:
+        text = _CPUINFO.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        text = ""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+
+    def first(*keys: str) -> str:
+        return next((found[key] for key in keys if key in found), "?")
+
+    return Cpu(
+        first("vendor_id", "CPU implementer"),
+        first("cpu family", "CPU architecture"),
+        first("model", "CPU part"),
+        first("model name"),
+    )

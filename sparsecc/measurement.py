@@ -1,17 +1,21 @@
-"""Measures plans on this machine, and finds layers whose sparse kernel is slower than the dense one."""
+"""Measures plans on this machine or where a runner runs them, and finds layers whose sparse kernel is slower
+than the dense one."""
 
 from __future__ import annotations
 
-import statistics
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from sparsecc.artifact.load import load
 from sparsecc.artifact.pack import write_artifact
 from sparsecc.report.compile_report import LayerLine, layer_lines
+from sparsecc.timing import pinned
 
 if TYPE_CHECKING:
     from sparsecc.arrays import Array
@@ -31,7 +35,7 @@ class Measured:
 
     Attributes:
         layers: as the lowering reports them.
-        steps: median seconds of each kernel call.
+        steps: seconds of each kernel call, the median or another quantile of all runs.
     """
 
     layers: tuple[LayerLine, ...]
@@ -52,20 +56,70 @@ class Trial:
 
     def __init__(self, plan: Plan, path: Path, compiler: str | None) -> None:
         write_artifact(plan, path, overwrite=True, compiler=compiler)
+        self._path = path
         self.layers = layer_lines(plan.report["layers"])
         self.session: Session = load(path, threads=1)
 
     def close(self) -> None:
-        """Unload the library."""
+        """Unload the library and remove the files."""
         self.session.close()
+        shutil.rmtree(self._path, ignore_errors=True)
 
 
-def measure(trials: Sequence[Trial], inputs: Mapping[str, Array]) -> list[Measured]:
-    """Profile all trials in turns."""
+class Runner(Protocol):
+    """Where the variants of a network are timed; `LocalRunner` is this machine."""
+
+    def load(self, plan: Plan) -> Trial:
+        """Make a plan ready to run; the plan itself is not kept."""
+        ...
+
+    def measure(self, trials: Sequence[Trial], inputs: Mapping[str, Array]) -> list[Measured]:
+        """Time loaded plans against each other."""
+        ...
+
+
+class LocalRunner:
+    """Runs on the last CPU that this process may use. Of each step's times it takes a low quantile, on which
+    what else this machine does has little effect.
+
+    Args:
+        folder: for the plans.
+        compiler: C compiler command or "zig"; None looks for one.
+        budget: seconds after which a comparison takes no further turns.
+    """
+
+    QUANTILE = 0.2
+
+    def __init__(self, folder: Path, compiler: str | None = None, budget: float = BUDGET) -> None:
+        self._folder = folder
+        self._compiler = compiler
+        self._budget = budget
+        self._count = 0
+
+    def load(self, plan: Plan) -> Trial:
+        """See `Runner`."""
+        self._count += 1
+        return Trial(plan, self._folder / f"variant{self._count}.scc", self._compiler)
+
+    def measure(self, trials: Sequence[Trial], inputs: Mapping[str, Array]) -> list[Measured]:
+        """See `Runner`."""
+        with pinned(1):
+            return measure(trials, inputs, quantile=self.QUANTILE, budget=self._budget)
+
+
+def measure(
+    trials: Sequence[Trial], inputs: Mapping[str, Array], *, quantile: float = 0.5, budget: float = BUDGET
+) -> list[Measured]:
+    """Profile all trials in turns.
+
+    Args:
+        quantile: of each step's times to report.
+        budget: seconds after which no further turns start.
+    """
     times: list[list[tuple[float, ...]]] = [[] for _ in trials]
     start = time.perf_counter()
     for turn in range(MAX_TURNS):
-        if turn >= MIN_TURNS and time.perf_counter() - start > BUDGET:
+        if turn >= MIN_TURNS and time.perf_counter() - start > budget:
             break
         for trial, found in zip(trials, times, strict=True):
             for _ in range(WARM_UP):
@@ -73,7 +127,7 @@ def measure(trials: Sequence[Trial], inputs: Mapping[str, Array]) -> list[Measur
             for _ in range(BLOCK):
                 found.append(tuple(seconds for _, _, seconds in trial.session.profile(inputs)))
     return [
-        Measured(trial.layers, tuple(statistics.median(step) for step in zip(*found, strict=True)))
+        Measured(trial.layers, tuple(float(np.quantile(step, quantile)) for step in zip(*found, strict=True)))
         for trial, found in zip(trials, times, strict=True)
     ]
 

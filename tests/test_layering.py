@@ -24,6 +24,7 @@ PUBLIC = (
     "measurement",
     "compiler",
     "latency",
+    "tuner",
     "pruner",
     "",
 )
@@ -40,6 +41,7 @@ RANKS = {
     "passes": 3,
     "torch": 2,
     "targets": 4,
+    "tuning": 5,
     "artifact": 5,
     "report": 6,
     **dict.fromkeys(PUBLIC, 7),

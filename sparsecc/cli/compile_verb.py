@@ -13,10 +13,10 @@ from sparsecc.cli.options import (
     add_sparsity,
     add_verb,
     read_hooks,
+    read_passes,
     read_shapes,
 )
 from sparsecc.cli.progress import Progress
-from sparsecc.errors import UsageError
 
 if TYPE_CHECKING:
     from sparsecc.compiler import Artifact
@@ -49,6 +49,11 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--no-measure", action="store_true", help="do not time the layers, trust the cost model"
     )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--database", type=Path, metavar="FILE", help="what `sparsecc tune` measured (its own file)"
+    )
+    group.add_argument("--no-database", action="store_true", help="choose kernels by the cost model alone")
     parser.add_argument("--cc", metavar="COMMAND", help="C compiler to link with, or zig")
     parser.add_argument(
         "--passes", default="", metavar="SPEC", help="passes to run first; `sparsecc passes` lists them"
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsecc.cli.source import read_source
     from sparsecc.compiler import compile
 
-    shapes, passes = read_shapes(args.shape), _passes(args)
+    shapes, passes = read_shapes(args.shape), read_passes(args)
     hooks = read_hooks(args)
     source, inputs = read_source(args.source)
     with Progress(quiet=args.quiet) as progress:
@@ -79,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             embed=args.embed,
             overwrite=args.force,
             measure=not args.no_measure,
+            database=False if args.no_database else args.database,
             compiler=args.cc,
             hooks=hooks,
             progress=progress,
@@ -86,28 +92,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         _summary(artifact)
     return 0
-
-
-def _passes(args: argparse.Namespace) -> str:
-    """The spec of --passes, and of the sparsity options behind it."""
-    from sparsecc.passes.permute import Permute
-    from sparsecc.passes.pipeline import Pipeline
-    from sparsecc.passes.sparsify import Sparsify
-
-    asked = Pipeline.parse(args.passes)
-    if args.pattern is None:
-        if args.sparsity is not None or args.skip or args.scope != "layer" or args.permute:
-            raise UsageError(
-                "--sparsity, --skip, --scope and --permute need --pattern, such as --pattern 4x1"
-            )
-        return str(asked)
-    sparsity = args.sparsity
-    if sparsity is None:
-        sparsity = -1.0 if ":" in args.pattern else 0.8
-    skip = tuple(args.skip)
-    item = Sparsify(args.pattern, sparsity, args.scope, skip, args.min_size)
-    first = (Permute(args.pattern, sparsity, skip, args.min_size),) if args.permute else ()
-    return str(Pipeline((*asked.passes, *first, item)))
 
 
 def _summary(artifact: Artifact) -> None:

@@ -25,6 +25,7 @@ VERBS = (
     "prune",
     "sparsify",
     "quantize",
+    "tune",
     "compile",
     "run",
     "bench",

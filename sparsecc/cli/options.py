@@ -137,6 +137,32 @@ def read_hooks(args: argparse.Namespace) -> list[Hook]:
     return hooks
 
 
+def read_passes(args: argparse.Namespace) -> str:
+    """The spec of --passes, and of the sparsity options behind it.
+
+    Raises:
+        UsageError: sparsity options without --pattern, or a spec that is none.
+    """
+    from sparsecc.passes.permute import Permute
+    from sparsecc.passes.pipeline import Pipeline
+    from sparsecc.passes.sparsify import Sparsify
+
+    asked = Pipeline.parse(args.passes)
+    if args.pattern is None:
+        if args.sparsity is not None or args.skip or args.scope != "layer" or args.permute:
+            raise UsageError(
+                "--sparsity, --skip, --scope and --permute need --pattern, such as --pattern 4x1"
+            )
+        return str(asked)
+    sparsity = args.sparsity
+    if sparsity is None:
+        sparsity = -1.0 if ":" in args.pattern else 0.8
+    skip = tuple(args.skip)
+    item = Sparsify(args.pattern, sparsity, args.scope, skip, args.min_size)
+    first = (Permute(args.pattern, sparsity, skip, args.min_size),) if args.permute else ()
+    return str(Pipeline((*asked.passes, *first, item)))
+
+
 def check_out(path: Path, *, force: bool) -> None:
     """Refuse to replace a file without being asked to, before any work is done.
 

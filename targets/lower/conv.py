@@ -28,6 +28,7 @@ from sparsecc.targets.lower.conv_planes import (
     split_form,
     split_step,
 )
+from sparsecc.targets.lower.layers import SpmmLayer
 from sparsecc.targets.lower.regions import PlaneRegions, flat, has_padding
 from sparsecc.targets.lower.rowwise import padded_bias, residuals, row_operand_pointers
 from sparsecc.targets.lower.select import STREAMED, choose_spmm, parts_of
@@ -144,15 +145,12 @@ def _dense_or_sparse(
     matrix = weight.reshape(g.out_channels, -1)
     vectors = -(-(g.out_size[0] * pitch) // V)
     shiftable = rank == 4 and g.kernel[1] > 1 and g.stride == (1, 1) and pitch % V == 0
+    taps = g.kernel[0] * g.kernel[1]
     choice = choose_spmm(
-        matrix,
-        vectors,
-        g.kernel[0] * g.kernel[1],
+        SpmmLayer(matrix, vectors, taps, g.out_channels // g.groups, batch, shiftable),
         low.machine,
-        group_rows=g.out_channels // g.groups,
-        batch=batch,
         dense_only=low.keep_dense(call.name),
-        shiftable=shiftable,
+        select=low.select(call.name),
     )
     planes = regions.planes(x_value)
     if shiftable and choice.rows == 1 and not choice.dense:

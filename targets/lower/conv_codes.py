@@ -88,8 +88,8 @@ def _product(
     of_words = replace(g, channels=words_of(g.channels))
     vectors = -(-(g.out_size[0] * pitch) // low.machine.lanes)
     words, choice = choose_dots(
-        low, codes.reshape(g.out_channels, -1), g.kernel[0] * g.kernel[1], vectors,
-        group_rows=g.out_channels // g.groups, batch=batch, dense_only=low.keep_dense(call.name),
+        low, call.name, codes.reshape(g.out_channels, -1), g.kernel[0] * g.kernel[1], vectors,
+        group_rows=g.out_channels // g.groups, batch=batch,
     )  # fmt: skip
     x = low.words(source.value)
     steps: list[int] = []

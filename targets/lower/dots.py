@@ -15,6 +15,7 @@ from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.call import Call, Tail
 from sparsecc.targets.lower.codes import Codes
 from sparsecc.targets.lower.conv_planes import define_result
+from sparsecc.targets.lower.layers import SpmmLayer
 from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.rowwise import padded_rows_of, residuals, row_operand_pointers
 from sparsecc.targets.lower.select import STREAMED, SpmmChoice, choose_spmm, parts_of
@@ -166,26 +167,18 @@ def _limits(op: EpilogueOp, result: Codes, inverse: float) -> IntArray:
 
 def choose_dots(
     low: Lowering,
+    node: str,
     codes: npt.NDArray[np.int8],
     taps: int,
     vectors: int,
     *,
     group_rows: int,
     batch: int,
-    dense_only: bool,
 ) -> tuple[npt.NDArray[np.int32], SpmmChoice]:
     """The weights [M, C x taps] as words, and the form that is cheapest for their zeros."""
     words = word_matrix(codes, taps)
-    choice = choose_spmm(
-        words,
-        vectors,
-        taps,
-        low.machine,
-        group_rows=group_rows,
-        batch=batch,
-        dense_only=dense_only,
-        words=True,
-    )
+    layer = SpmmLayer(words, vectors, taps, group_rows, batch, words=True)
+    choice = choose_spmm(layer, low.machine, dense_only=low.keep_dense(node), select=low.select(node))
     return words, choice
 
 

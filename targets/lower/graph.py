@@ -35,6 +35,7 @@ from sparsecc.targets.lower.state import (
     Lowering,
     Machine,
     Pointer,
+    Selector,
     Stored,
     check_index,
     dtype_of,
@@ -49,7 +50,8 @@ NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 class GraphLowering:
     """Lowers one model; `run` returns the plan without object files.
 
-    `dense_only` keeps all layers dense, `dense_layers` those of the nodes named.
+    `dense_only` keeps all layers dense, `dense_layers` those of the nodes named; `selector` is asked before
+    the cost model.
     """
 
     def __init__(
@@ -59,9 +61,12 @@ class GraphLowering:
         *,
         dense_only: bool = False,
         dense_layers: frozenset[str] = frozenset(),
+        selector: Selector | None = None,
     ) -> None:
         self.model = model
-        self.low = Lowering(model, machine, dense_only=dense_only, dense_layers=dense_layers)
+        self.low = Lowering(
+            model, machine, dense_only=dense_only, dense_layers=dense_layers, selector=selector
+        )
         self.regions = PlaneRegions(model, machine.lanes)
         self.wishes = Preferences(model, self.regions, machine.lanes)
         self.low.copier = copy_to

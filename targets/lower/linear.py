@@ -21,6 +21,7 @@ from sparsecc.targets.lower.call import Call, LinearWeights, Tail, columns_of, f
 from sparsecc.targets.lower.conv import spmm_call
 from sparsecc.targets.lower.conv_planes import define_result
 from sparsecc.targets.lower.dots import Sums, choose_dots, define_finished, dots_step, finish_of
+from sparsecc.targets.lower.layers import RowsLayer, SpmmLayer
 from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.rowwise import padded_rows_of, residuals, row_operand_pointers
 from sparsecc.targets.lower.select import RowsChoice, choose_rows, choose_spmm
@@ -28,6 +29,7 @@ from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored,
 
 FloatArray = npt.NDArray[np.float32]
 
+_STORED_ROWS = 16  # `groups` stores so many with 8 lanes too
 _SPARSE = {
     "lookup": "sparse lookup",
     "bitmap": "sparse bitmap",
@@ -36,16 +38,16 @@ _SPARSE = {
 }
 
 
-def padded_rows(shape: tuple[int, ...], lanes: int) -> Layout:
-    """Row-major with the last dimension padded to whole vectors."""
-    last = round_up(shape[-1], lanes)
+def padded_rows(shape: tuple[int, ...]) -> Layout:
+    """Row-major with the last dimension padded to the most rows that a kernel stores at once."""
+    last = round_up(shape[-1], _STORED_ROWS)
     strides = [prod(shape[d + 1 : -1]) * last for d in range(len(shape) - 1)]
     return Layout((*strides, 1), 0, prod(shape[:-1]) * last)
 
 
 def linear_layout(shape: tuple[int, ...], lanes: int) -> Layout:
     """The layout in which a linear layer leaves a value of this shape."""
-    return padded_rows(shape, lanes) if few(shape) else Layout.features(shape, lanes)
+    return padded_rows(shape) if few(shape) else Layout.features(shape, lanes)
 
 
 def lower_linear(low: Lowering, regions: PlaneRegions, call: Call, weights: LinearWeights) -> None:
@@ -93,8 +95,7 @@ def _codes(
     )
     vectors = -(-columns_of(shape) // low.machine.lanes)
     words, choice = choose_dots(
-        low, found.codes, 1, vectors,
-        group_rows=len(found.codes), batch=1, dense_only=low.keep_dense(call.name),
+        low, call.name, found.codes, 1, vectors, group_rows=len(found.codes), batch=1
     )  # fmt: skip
     x = low.words(source.value)
     offsets = x.layout.origin + np.arange(words.shape[1], dtype=np.int64) * x.layout.strides[-1]
@@ -146,14 +147,10 @@ def _few_columns(
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
     quantized = quantized_of(matrix)
+    bits = 32 if quantized is None else quantized.bits
+    layer = RowsLayer(matrix, N, view.strides[1] == 1, bits, from_memory=low.from_memory)
     choice = choose_rows(
-        matrix,
-        N,
-        low.machine,
-        dense_only=low.keep_dense(call.name),
-        contiguous=view.strides[1] == 1,
-        bits=32 if quantized is None else quantized.bits,
-        from_memory=low.from_memory,
+        layer, low.machine, dense_only=low.keep_dense(call.name), select=low.select(call.name)
     )
     steps: list[int] = []
     if choice.kind == "bitmap":
@@ -243,13 +240,10 @@ def _many_columns(
     assert view is not None
     vectors = -(-columns_of(shape) // V)
     choice = choose_spmm(
-        matrix,
-        vectors,
-        1,
+        SpmmLayer(matrix, vectors, 1, matrix.shape[0], 1),
         low.machine,
-        group_rows=matrix.shape[0],
-        batch=1,
         dense_only=low.keep_dense(call.name),
+        select=low.select(call.name),
     )
     offsets = view.origin + np.arange(matrix.shape[1], dtype=np.int64) * view.strides[1]
     symbol, tables, extent, counts = spmm_call(low, matrix, offsets, choice, vectors, 1, tail)

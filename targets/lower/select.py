@@ -1,11 +1,15 @@
-"""Which kernel form a layer with weights gets: every candidate is priced on the zeros that are there."""
+"""Which kernel form a layer with weights gets: candidates are enumerated, priced on the zeros that are there
+by the cost model, and chosen between; a selector, such as a database of measurements, is asked first.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from sparsecc.cost import (
     FROM_L3,
@@ -20,18 +24,15 @@ from sparsecc.cost import (
     rows_seconds,
     spmm_seconds,
 )
-from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.bitmap import BITMAP_COLUMNS, can_bitmap
 from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.groups import ROWS, stored_groups
 from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
-from sparsecc.targets.kernels.quads import Weights, chains, side_loads
-from sparsecc.targets.kernels.spmm import block_mask, tile_classes
+from sparsecc.targets.kernels.quads import chains, side_loads
+from sparsecc.targets.kernels.spmm import tile_classes
+from sparsecc.targets.lower.layers import BoolArray, Layer, RowsLayer, SpmmLayer, block_masks
 from sparsecc.targets.lower.state import Machine
-
-FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
 
 STREAMED = 128 * 1024
 """Bytes of weights from which fetching ahead pays."""
@@ -40,6 +41,10 @@ _TILES: dict[int, tuple[tuple[int, int], ...]] = {
     32: ((8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),
     16: ((4, 3), (6, 2), (4, 2), (2, 4), (1, 6), (1, 4)),
 }
+
+
+Cost = Callable[[VectorMachine], float]
+"""Predicted seconds on a machine."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,26 @@ class SpmmChoice:
         chunk: columns of a chunk.
         dense: all columns are kept.
         words: a column is a word of four channels of 8 bits.
+        cost: prices this form.
         seconds, dense_seconds: predictions for this form and the best dense one.
+        note: why a selector wants this form; empty where the cost model chose.
     """
 
     rows: int
     width: int
     chunk: int
     dense: bool
-    seconds: float
-    dense_seconds: float
-    words: bool = False
+    words: bool
+    cost: Cost = field(compare=False, repr=False)
+    seconds: float = 0.0
+    dense_seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def form(self) -> str:
+        """Its name among the layer's candidates, the kernel family first."""
+        family, kind = "dots" if self.words else "spmm", "dense " if self.dense else ""
+        return f"{family} {kind}{self.rows}x{self.width}/{self.chunk}"
 
     @property
     def label(self) -> str:
@@ -70,67 +85,180 @@ class SpmmChoice:
 
     @property
     def reason(self) -> str:
+        if self.note:
+            return self.note
         if not self.dense:
             return f"predicted {self.dense_seconds / self.seconds:.2f} times as fast as dense"
         return "dense is predicted fastest for these zeros"
 
 
-def vector_machine(machine: Machine) -> VectorMachine:
-    return VectorMachine(machine.lanes, l1_bytes=machine.l1_bytes, l2_bytes=machine.l2_bytes)
+@dataclass(frozen=True)
+class RowsChoice:
+    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup", "bitmap", "csr",
+    "nibbles" or "groups"; the rest as `SpmmChoice` has it."""
+
+    kind: str
+    rows: int
+    cost: Cost = field(compare=False, repr=False)
+    seconds: float = 0.0
+    dense_seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def dense(self) -> bool:
+        """Whether it computes with all weights."""
+        return self.kind in ("dense", "nibbles")
+
+    @property
+    def form(self) -> str:
+        """Its name among the layer's candidates, the kernel family first."""
+        if self.kind in ("dense", "blocks"):
+            return f"rows {'dense ' if self.dense else ''}{self.rows}x1"
+        return self.kind
+
+    @property
+    def reason(self) -> str:
+        if self.note:
+            return self.note
+        if self.kind == "nibbles":
+            return "weights of 4 bits stream fastest as they are"
+        if self.kind == "dense":
+            return "dense streams the weights fastest for these zeros"
+        if self.seconds == 0.0:
+            return "all weights are zero"
+        return f"predicted {self.dense_seconds / self.seconds:.2f} times as fast as dense"
+
+
+Choice = TypeVar("Choice", SpmmChoice, RowsChoice)
+Select = Callable[[Layer, Mapping[str, float], str], tuple[str, str] | None]
+"""`Selector.select` for one node."""
+
+
+def vector_machine(machine: Machine, *, from_memory: bool = False) -> VectorMachine:
+    stream = FROM_MEMORY if from_memory else FROM_L3
+    return VectorMachine(
+        machine.lanes, l1_bytes=machine.l1_bytes, l2_bytes=machine.l2_bytes, stream_bytes=stream
+    )
 
 
 def choose_spmm(
-    matrix: Weights,
-    vectors: int,
-    taps: int,
-    machine: Machine,
-    *,
-    group_rows: int,
-    batch: int,
-    dense_only: bool,
-    shiftable: bool = False,
-    words: bool = False,
+    layer: SpmmLayer, machine: Machine, *, dense_only: bool, select: Select | None = None
 ) -> SpmmChoice:
-    """The cheapest form for [M, K] weights over `vectors` vectors of positions.
+    """The form for a layer with many columns; `dense_only` considers dense forms only."""
+    return choose(layer, spmm_candidates(layer, machine, dense_only=dense_only), machine, select)
 
-    Args:
-        taps: kernel positions per channel, which share cache lines of X.
-        shiftable: blocks of one row may read shifted copies, always whole cache lines.
-        dense_only: consider dense forms only.
-        group_rows: output rows that share input channels; R divides it or it is a single group's M.
-        words: the weights are words of four channels, whose products are an instruction as well; blocks are
-            as high as a word of the output is, or twice that, and there is one chunk.
+
+def choose_rows(
+    layer: RowsLayer, machine: Machine, *, dense_only: bool, select: Select | None = None
+) -> RowsChoice:
+    """The form for a layer with few columns; `dense_only` considers dense forms only."""
+    return choose(layer, rows_candidates(layer, machine, dense_only=dense_only), machine, select)
+
+
+def choose(
+    layer: Layer, candidates: Sequence[Choice], machine: Machine, select: Select | None = None
+) -> Choice:
+    """What `select` wants, else the cheapest; dense where nothing is cheaper by 3 %."""
+    found = priced(candidates, vector_machine(machine, from_memory=layer.from_memory))
+    best = cheapest(found)
+    if select is None or len(found) == 1:
+        return best
+    wanted = select(layer, {choice.form: choice.seconds for choice in found}, best.form)
+    if wanted is None:
+        return best
+    form, why = wanted
+    return replace(next(choice for choice in found if choice.form == form), note=why)
+
+
+def priced(candidates: Sequence[Choice], model: VectorMachine) -> list[Choice]:
+    """The candidates with their predictions."""
+    seconds = [choice.cost(model) for choice in candidates]
+    dense = min((s for s, choice in zip(seconds, candidates, strict=True) if choice.dense), default=0.0)
+    return [
+        replace(choice, seconds=s, dense_seconds=dense) for s, choice in zip(seconds, candidates, strict=True)
+    ]
+
+
+def cheapest(candidates: Sequence[Choice]) -> Choice:
+    """Of priced candidates, dense where nothing is cheaper by 3 %; of equals the first."""
+    best = min(candidates, key=lambda choice: choice.seconds)
+    if best.dense or best.seconds < 0.97 * best.dense_seconds:
+        return best
+    return min((choice for choice in candidates if choice.dense), key=lambda choice: choice.seconds)
+
+
+def spmm_candidates(layer: SpmmLayer, machine: Machine, *, dense_only: bool) -> list[SpmmChoice]:
+    """All forms for a layer with many columns, not priced; of those that run alike the first.
+
+    With words the products are an instruction as well: blocks are as high as a word of the output is, or
+    twice that, and there is one chunk.
     """
-    model = vector_machine(machine)
-    M, K = matrix.shape
-    candidates: list[SpmmChoice] = []
-    tiles = [(R, J) for R, J in _TILES[machine.registers] if group_rows == M or group_rows % R == 0]
-    if words:
+    M, K = layer.matrix.shape
+    tiles = [
+        (R, J) for R, J in _TILES[machine.registers] if layer.group_rows == M or layer.group_rows % R == 0
+    ]
+    if layer.words:
         tiles = [(R, J) for R, J in tiles if R % CHANNELS == 0]
-    masks = {} if dense_only else block_masks(matrix, {R for R, _ in tiles})
+    masks = {} if dense_only else block_masks(layer.matrix, {R for R, _ in tiles})
+    found: dict[tuple[object, ...], SpmmChoice] = {}
     for R, J in tiles:
-        widths, _ = tile_classes(vectors, J)
+        widths, _ = tile_classes(layer.vectors, J)
         width = widths[0]
         # neighbouring taps of a channel read overlapping vectors
-        column_bytes = width * machine.lanes * 4 * (1.0 if taps == 1 else 0.4)
-        unaligned = taps > 1 and not (shiftable and R == 1)
+        column_bytes = width * machine.lanes * 4 * (1.0 if layer.taps == 1 else 0.4)
+        unaligned = layer.taps > 1 and not (layer.shiftable and R == 1)
         rows = -(-M // R)
         for dense in (True,) if dense_only else (False, True):
             stored, read = (rows * K, 1.0) if dense else _stored_and_read(masks[R])
-            for chunk in [K] if words else _chunks(K):
+            for chunk in [K] if layer.words else _chunks(K):
                 columns = -(-K // -(-K // chunk))
-                entries = rows * -(-K // columns)
-                used = int(columns * read)
                 shape = SpmmShape(
-                    R, width, entries, stored, vectors, used, column_bytes, unaligned, columns < K,
-                    chains(R, width), side_loads(R), batch,
+                    R, width, rows * -(-K // columns), stored, layer.vectors, int(columns * read),
+                    column_bytes, unaligned, columns < K, chains(R, width), side_loads(R), layer.batch,
                 )  # fmt: skip
-                candidates.append(SpmmChoice(R, J, columns, dense, spmm_seconds(shape, model), 0.0))
-    dense_seconds = min((c.seconds for c in candidates if c.dense), default=0.0)
-    best = min(candidates, key=lambda c: (c.seconds, not c.dense))
-    if not best.dense and best.seconds > 0.97 * dense_seconds:
-        best = min((c for c in candidates if c.dense), key=lambda c: c.seconds)
-    return replace(best, dense_seconds=dense_seconds, words=words)
+                choice = SpmmChoice(R, J, columns, dense, layer.words, partial(spmm_seconds, shape))
+                found.setdefault((R, widths, columns, dense), choice)
+    return list(found.values())
+
+
+def rows_candidates(layer: RowsLayer, machine: Machine, *, dense_only: bool) -> list[RowsChoice]:
+    """All forms for a layer with few columns, not priced."""
+    matrix, columns, lanes = layer.matrix, layer.columns, machine.lanes
+    rows, reduction = matrix.shape
+    if layer.bits == 4:
+        nibbles = RowsChoice("nibbles", lanes, partial(nibbles_seconds, rows * reduction, columns))
+        if dense_only or not layer.contiguous:
+            return [nibbles]
+        stored = int(stored_groups(matrix != 0).sum())
+        return [nibbles, RowsChoice("groups", ROWS, partial(groups_seconds, stored, rows, columns))]
+    value_bytes = layer.bits // 8
+    heights = [height for height in (lanes, lanes // 2, lanes // 4) if height >= 4]
+
+    def blocks(kind: str, stored: int, height: int) -> RowsChoice:
+        cost = partial(rows_seconds, stored, columns, height, dense=kind == "dense", value_bytes=value_bytes)
+        return RowsChoice(kind, height, cost)
+
+    # of equals the first, whole vectors
+    candidates = [blocks("dense", -(-rows // height) * reduction, height) for height in heights]
+    if dense_only:
+        return candidates
+    masks = block_masks(matrix, set(heights))
+    candidates += [blocks("blocks", int(np.count_nonzero(masks[height])), height) for height in heights]
+    if layer.contiguous and lanes == LANES and reduction >= BUCKET:
+        steps = bucket_steps(matrix != 0)
+        cost = partial(lookup_seconds, int(steps.sum()), steps.size, columns, value_bytes=value_bytes)
+        candidates.append(RowsChoice("lookup", lanes, cost))
+    codes = layer.bits == 8
+    fits = machine.expand and machine.dot if codes else layer.contiguous
+    if lanes == LANES and fits and columns <= BITMAP_COLUMNS and can_bitmap(reduction, codes=codes):
+        stored = int(np.count_nonzero(matrix))
+        cost = partial(bitmap_seconds, matrix.size, stored, columns, value_bytes=value_bytes)
+        candidates.append(RowsChoice("bitmap", lanes, cost))
+    if reduction <= MAX_COLUMN:
+        count = csr_chains(columns)
+        cost = partial(csr_seconds, csr_rounds(matrix, count), rows, columns, count)
+        candidates.append(RowsChoice("csr", lanes, cost))
+    return candidates
 
 
 def parts_of(tiles: int, rows: int, height: int) -> int:
@@ -144,96 +272,6 @@ def _chunks(columns: int) -> list[int]:
     return [columns, *(c for c in (512, 256, 192, 128, 96, 64) if c < columns)]
 
 
-def block_masks(matrix: Weights, heights: set[int]) -> dict[int, BoolArray]:
-    """`block_mask` for each height, found from that of the largest height that divides it."""
-    masks = {1: matrix != 0}
-    for height in sorted(heights):
-        divisor = max(done for done in masks if height % done == 0)
-        masks[height] = coarser(masks[divisor], height // divisor, 1)
-    return masks
-
-
 def _stored_and_read(mask: BoolArray) -> tuple[int, float]:
     """Blocks that hold a nonzero, and the share of columns that any of them reads, nearly always 1."""
     return int(np.count_nonzero(mask)), float(mask.any(axis=0).mean())
-
-
-@dataclass(frozen=True)
-class RowsChoice:
-    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup", "bitmap", "csr",
-    "nibbles" or "groups"."""
-
-    kind: str
-    rows: int
-    seconds: float
-    dense_seconds: float
-
-    @property
-    def reason(self) -> str:
-        if self.kind == "nibbles":
-            return "weights of 4 bits stream fastest as they are"
-        if self.kind == "dense":
-            return "dense streams the weights fastest for these zeros"
-        if self.seconds == 0.0:
-            return "all weights are zero"
-        return f"predicted {self.dense_seconds / self.seconds:.2f} times as fast as dense"
-
-
-def choose_rows(
-    matrix: FloatArray,
-    columns: int,
-    machine: Machine,
-    *,
-    dense_only: bool,
-    contiguous: bool = True,
-    bits: int = 32,
-    from_memory: bool = False,
-) -> RowsChoice:
-    """The cheapest form for few columns, on the nonzeros that are there.
-
-    Args:
-        contiguous: the inputs of one column lie one behind the other.
-        bits: of a weight; CSR turns 8 back into 32, and of 4 groups of 32 columns are zero or stored.
-        from_memory: the network's weights do not stay in the last cache from one run to the next.
-    """
-    model = replace(vector_machine(machine), stream_bytes=FROM_MEMORY if from_memory else FROM_L3)
-    lanes = machine.lanes
-    rows, reduction = matrix.shape
-    if bits == 4:
-        nibbles = nibbles_seconds(rows * reduction, columns, model)
-        stored = int(stored_groups(matrix != 0).sum())
-        groups = groups_seconds(stored, rows, columns, model)
-        if contiguous and not dense_only and groups < 0.97 * nibbles:
-            return RowsChoice("groups", ROWS, groups, nibbles)
-        return RowsChoice("nibbles", lanes, nibbles, nibbles)
-    value_bytes = bits // 8
-    heights = [height for height in (lanes, lanes // 2, lanes // 4) if height >= 4]
-
-    def seconds(stored: int, height: int, *, dense: bool) -> float:
-        return rows_seconds(stored, columns, height, model, dense=dense, value_bytes=value_bytes)
-
-    dense_by_height = {h: seconds(-(-rows // h) * reduction, h, dense=True) for h in heights}
-    dense_height = min(heights, key=dense_by_height.__getitem__)  # of equals the first, whole vectors
-    dense = dense_by_height[dense_height]
-    if dense_only:
-        return RowsChoice("dense", dense_height, dense, dense)
-    candidates = [RowsChoice("dense", dense_height, dense * 0.97, dense)]
-    for height in heights:
-        stored = int(block_mask(matrix, height).sum())
-        candidates.append(RowsChoice("blocks", height, seconds(stored, height, dense=False), dense))
-    if contiguous and lanes == LANES and reduction >= BUCKET:
-        steps = bucket_steps(matrix != 0)
-        looked_up = lookup_seconds(int(steps.sum()), steps.size, columns, model, value_bytes)
-        candidates.append(RowsChoice("lookup", lanes, looked_up, dense))
-    codes = bits == 8
-    vectors = machine.expand and machine.dot if codes else contiguous
-    if lanes == LANES and vectors and columns <= BITMAP_COLUMNS and can_bitmap(reduction, codes=codes):
-        stored = int(np.count_nonzero(matrix))
-        bitmap = bitmap_seconds(matrix.size, stored, columns, model, value_bytes)
-        candidates.append(RowsChoice("bitmap", lanes, bitmap, dense))
-    if reduction <= MAX_COLUMN:
-        chains = csr_chains(columns)
-        csr = csr_seconds(csr_rounds(matrix, chains), rows, columns, chains, model)
-        candidates.append(RowsChoice("csr", lanes, csr, dense))
-    best = min(candidates, key=lambda choice: choice.seconds)
-    return replace(best, seconds=dense) if best.kind == "dense" else best

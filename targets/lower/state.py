@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from sparsecc.errors import LoweringError
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.layout import Layout
+from sparsecc.targets.lower.layers import Layer
 from sparsecc.targets.lower.memory import Buffer
 from sparsecc.targets.plan import Ref, Weights
 
@@ -108,9 +109,32 @@ class Machine:
     expand: str = ""
 
     @property
+    def target(self) -> str:
+        """The name under which `sparsecc targets` lists it."""
+        return self.name + ("+vnni" if self.dot else "") + ("+vbmi2" if self.expand else "")
+
+    @property
     def all_features(self) -> tuple[str, ...]:
         """With those that only some kernels use."""
         return (*self.features, *filter(None, (self.dot, self.expand)))
+
+
+class Selector(Protocol):
+    """Knows better than the cost model which forms some layers should have."""
+
+    def select(
+        self, node: str, layer: Layer, forms: Mapping[str, float], best: str
+    ) -> tuple[str, str] | None:
+        """The form that a node's layer gets.
+
+        Args:
+            forms: what there is to choose from, with predicted seconds.
+            best: of these the cost model's choice.
+
+        Returns:
+            One of `forms` and a sentence why, or None to leave it to the cost model.
+        """
+        ...
 
 
 class Lowering:
@@ -123,8 +147,10 @@ class Lowering:
         *,
         dense_only: bool = False,
         dense_layers: frozenset[str] = frozenset(),
+        selector: Selector | None = None,
     ) -> None:
         self.model = model
+        self._selector = selector
         self._dense_only, self._dense_layers = dense_only, dense_layers
         self.machine = machine
         self.weights = Weights()
@@ -150,6 +176,10 @@ class Lowering:
     def keep_dense(self, node: str) -> bool:
         """Whether the caller wants this node's layer dense."""
         return self._dense_only or node in self._dense_layers
+
+    def select(self, node: str) -> Callable[[Layer, Mapping[str, float], str], tuple[str, str] | None] | None:
+        """The selector for this node, where there is one."""
+        return None if self._selector is None else partial(self._selector.select, node)
 
     # values
     def define(self, value: ir.Value, stored: Stored) -> None:

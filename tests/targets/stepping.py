@@ -32,6 +32,7 @@ from sparsecc.targets.build import build_objects
 from sparsecc.targets.cpu import machine_for, tvm_target
 from sparsecc.targets.lower.graph import GraphLowering
 from sparsecc.targets.lower.memory import Buffer
+from sparsecc.targets.lower.state import Selector
 from sparsecc.targets.plan import ALIGNMENT, SLACK, Plan
 
 Array = npt.NDArray[Any]
@@ -54,13 +55,18 @@ def reference(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]
 
 
 def lowered(
-    proto: onnx.ModelProto, target: str = V4, *, passes: str = COMPILE_PIPELINE, dense_only: bool = False
+    proto: onnx.ModelProto,
+    target: str = V4,
+    *,
+    passes: str = COMPILE_PIPELINE,
+    dense_only: bool = False,
+    selector: Selector | None = None,
 ) -> tuple[GraphLowering, Plan]:
     """The plan of a model, its objects included, and the lowering that made it."""
     model: ir.Model = capture(proto)
     Pipeline.parse(passes).run(model)
     machine = machine_for(target)
-    lowering = GraphLowering(model, machine, dense_only=dense_only)
+    lowering = GraphLowering(model, machine, dense_only=dense_only, selector=selector)
     plan = lowering.run("test", machine.name)
     objects = build_objects(
         lowering.low.makers, tvm_target(machine, plan.features), source_version=generator_version()

@@ -24,6 +24,7 @@ from sparsecc.targets.kernels.bitmap import (
     rows_together,
 )
 from sparsecc.targets.kernels.digits import DIGITS, DigitsForm, digits_kernel
+from sparsecc.targets.lower.layers import RowsLayer
 from sparsecc.targets.lower.select import choose_rows
 
 VBMI2 = f"{V4}+vnni+vbmi2"
@@ -153,7 +154,8 @@ def test_machines_without_the_instruction() -> None:
 
     def kind(target: str, columns: int, bits: int) -> str:
         machine = MACHINES[target]
-        return choose_rows(matrix, columns, machine, dense_only=False, bits=bits, from_memory=True).kind
+        layer = RowsLayer(matrix, columns, bits=bits, from_memory=True)
+        return choose_rows(layer, machine, dense_only=False).kind
 
     assert kind(VBMI2, 1, 8) == kind(V4, 1, 32) == "bitmap"
     assert "bitmap" not in (kind(V4, 1, 8), kind(f"{V4}+vnni", 1, 8), kind("x86-64-v3", 1, 32))

@@ -9,7 +9,8 @@ from stepping import TARGETS, V3, V4, check
 
 from sparsecc.targets.cpu import MACHINES
 from sparsecc.targets.kernels.spmm import block_mask
-from sparsecc.targets.lower.select import block_masks, choose_rows, choose_spmm
+from sparsecc.targets.lower.layers import RowsLayer, SpmmLayer, block_masks
+from sparsecc.targets.lower.select import choose_rows, choose_spmm
 from sparsecc.targets.lower.state import Machine
 
 
@@ -27,35 +28,39 @@ def machine(request: pytest.FixtureRequest) -> Machine:
 def test_a_choice_is_never_predicted_slower_than_dense(machine: Machine, pattern: str) -> None:
     for rows, columns, vectors in ((64, 64, 49), (17, 3, 1), (256, 1152, 13), (1, 1, 1)):
         matrix = weights(rows, columns, pattern)
-        found = choose_spmm(matrix, vectors, 1, machine, group_rows=rows, batch=1, dense_only=False)
+        found = choose_spmm(SpmmLayer(matrix, vectors, 1, rows, 1), machine, dense_only=False)
         assert 0 <= found.seconds <= found.dense_seconds
         assert 1 <= found.chunk <= columns
         # accumulators, a row of X and a weight stay in registers
         assert found.rows * found.width + found.width + 1 <= machine.registers
-        few = choose_rows(matrix, 2, machine, dense_only=False)
+        few = choose_rows(RowsLayer(matrix, 2), machine, dense_only=False)
         assert 0 <= few.seconds <= few.dense_seconds
         assert few.reason and found.reason and found.label
 
 
 def test_dense_stays_dense(machine: Machine) -> None:
     matrix = weights(64, 64, "dense")
-    assert choose_spmm(matrix, 49, 1, machine, group_rows=64, batch=1, dense_only=False).dense
-    assert choose_rows(matrix, 1, machine, dense_only=False).kind == "dense"
+    assert choose_spmm(SpmmLayer(matrix, 49, 1, 64, 1), machine, dense_only=False).dense
+    assert choose_rows(RowsLayer(matrix, 1), machine, dense_only=False).kind == "dense"
 
 
 def test_very_sparse_is_sparse(machine: Machine) -> None:
     for pattern in ("unstructured 95", "4x1 80", "2x1 90"):
         matrix = weights(256, 256, pattern)
-        found = choose_spmm(matrix, 49, 1, machine, group_rows=256, batch=1, dense_only=False)
+        found = choose_spmm(SpmmLayer(matrix, 49, 1, 256, 1), machine, dense_only=False)
         assert not found.dense and found.dense_seconds > 2 * found.seconds
-    assert choose_rows(weights(1024, 1024, "unstructured 95"), 1, machine, dense_only=False).kind != "dense"
-    assert choose_rows(weights(1024, 1024, "16x1 90"), 1, machine, dense_only=False).kind != "dense"
+    assert (
+        choose_rows(RowsLayer(weights(1024, 1024, "unstructured 95"), 1), machine, dense_only=False).kind
+        != "dense"
+    )
+    assert (
+        choose_rows(RowsLayer(weights(1024, 1024, "16x1 90"), 1), machine, dense_only=False).kind != "dense"
+    )
 
 
 def test_blocks_of_the_pattern_are_used(machine: Machine) -> None:
-    found = choose_spmm(
-        weights(256, 256, "4x1 90"), 49, 1, machine, group_rows=256, batch=1, dense_only=False
-    )
+    layer = SpmmLayer(weights(256, 256, "4x1 90"), 49, 1, 256, 1)
+    found = choose_spmm(layer, machine, dense_only=False)
     assert found.rows == 4
 
 
@@ -63,7 +68,8 @@ def test_blocks_of_the_pattern_are_used(machine: Machine) -> None:
 def test_rows_of_a_block_share_their_group(machine: Machine, group_rows: int) -> None:
     matrix = weights(5 * group_rows, 36, "unstructured 50")
     for dense_only in (True, False):
-        found = choose_spmm(matrix, 7, 9, machine, group_rows=group_rows, batch=1, dense_only=dense_only)
+        layer = SpmmLayer(matrix, 7, 9, group_rows, 1)
+        found = choose_spmm(layer, machine, dense_only=dense_only)
         assert group_rows % found.rows == 0
         assert found.dense or not dense_only
 

@@ -1,0 +1,161 @@
+"""Every candidate of every kind of layer computes what ONNX Runtime does; selectors get what they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from networks import Network, pruned
+from stepping import V3, V4, assert_close, lowered, reference, run_steps
+
+from sparsecc.cost import VectorMachine
+from sparsecc.targets.cpu import MACHINES
+from sparsecc.targets.lower.layers import Layer, RowsLayer, SpmmLayer
+from sparsecc.targets.lower.select import (
+    choose_rows,
+    choose_spmm,
+    priced,
+    rows_candidates,
+    spmm_candidates,
+    vector_machine,
+)
+
+VNNI = "x86-64-v4+vnni"
+
+
+def convolution() -> Network:
+    net = Network()
+    net.output(net.conv(net.input(2, 24, 9, 11), 24, 26, (1, 1), pattern="unstructured 80"))
+    return net
+
+
+def shiftable() -> Network:
+    net = Network()
+    x = net.conv(net.input(1, 8, 16, 16), 8, 16, (1, 1), pattern="4x1 80")
+    net.output(net.conv(x, 16, 24, (3, 3), pads=[1] * 4, pattern="unstructured 80"))
+    return net
+
+
+def strided() -> Network:
+    net = Network()
+    net.output(
+        net.conv(net.input(1, 8, 13, 13), 8, 16, (3, 3), strides=[2, 2], pads=[1] * 4, pattern="2x1 70")
+    )
+    return net
+
+
+def grouped() -> Network:
+    net = Network()
+    net.output(net.conv(net.input(1, 12, 9, 9), 12, 24, (3, 3), pads=[1] * 4, group=3, pattern="4x1 80"))
+    return net
+
+
+def tokens() -> Network:
+    net = Network()
+    net.output(net.linear(net.input(40, 160), 160, 70, pattern="unstructured 80"))
+    return net
+
+
+def few(columns: int, bits: int | None = None) -> Network:
+    net = Network()
+    net.output(net.linear(net.input(columns, 128), 128, 70, pattern="unstructured 80", bits=bits))
+    return net
+
+
+def codes() -> Network:
+    net = Network()
+    x = net.coded(net.input(1, 16, 9, 9))
+    y = net.add("Conv", x, net.weight8(24, 16, 3, 3, pattern="4x1 80", block=4), net.bias8(24), pads=[1] * 4)
+    net.output(net.coded(y))
+    return net
+
+
+KINDS = {
+    "convolution": convolution, "shiftable": shiftable, "strided": strided, "grouped": grouped,
+    "tokens": tokens, "one column": lambda: few(1), "five columns": lambda: few(5),
+    "8 bits": lambda: few(2, 8), "4 bits": lambda: few(2, 4), "codes": codes,
+}  # fmt: skip
+
+
+class Nth:
+    """Wants the candidate of an index from every layer.
+
+    Attributes:
+        most: candidates of the layer that has most.
+        taken: form by node.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self.most = 0
+        self.taken: dict[str, str] = {}
+
+    def select(
+        self, node: str, layer: Layer, forms: Mapping[str, float], best: str
+    ) -> tuple[str, str] | None:
+        assert best in forms and layer.exact_key() and layer.similar_key()
+        self.most = max(self.most, len(forms))
+        self.taken[node] = list(forms)[self._index % len(forms)]
+        return self.taken[node], f"number {self._index}"
+
+
+@pytest.mark.parametrize("target", [V3, V4, VNNI])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_candidate_is_right(kind: str, target: str) -> None:
+    if target == VNNI and kind != "codes":
+        pytest.skip("as without VNNI")
+    net = KINDS[kind]()
+    proto = net.proto()
+    expected = reference(proto, net.feeds)
+    index, most, seen = 0, 1, set[str]()
+    while index < most:
+        selector = Nth(index)
+        lowering, plan = lowered(proto, target, selector=selector)
+        for layer in lowering.low.layers:
+            assert layer.reason == f"number {index}"
+        found = run_steps(lowering, plan, net.feeds)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_close(ours, theirs, f"{selector.taken}")
+        index, most = index + 1, selector.most
+        seen.update(selector.taken.values())
+    assert len(seen) == most or kind == "shiftable"
+
+
+@pytest.mark.parametrize("target", [V3, V4])
+def test_the_cheapest_is_chosen(target: str) -> None:
+    """Whatever the model's constants: the least of all prices, dense where nothing is 3 % below it."""
+    machine = MACHINES[target]
+    model = vector_machine(machine)
+    rng = np.random.default_rng(0)
+    for pattern in ("dense", "unstructured 50", "unstructured 95", "4x1 80", "zero"):
+        matrix = pruned(rng.standard_normal((48, 96)).astype(np.float32), pattern, rng).astype(np.float32)
+        spmm, rows = SpmmLayer(matrix, 13, 1, 48, 1), RowsLayer(matrix, 2)
+        for chosen, candidates in (
+            (choose_spmm(spmm, machine, dense_only=False), spmm_candidates(spmm, machine, dense_only=False)),
+            (choose_rows(rows, machine, dense_only=False), rows_candidates(rows, machine, dense_only=False)),
+        ):
+            prices = {c.form: c.cost(model) for c in candidates}
+            assert len(prices) == len(candidates), "forms have names of their own"
+            dense = min(prices[c.form] for c in candidates if c.dense)
+            least = min(prices.values())
+            assert chosen.seconds == prices[chosen.form] == (least if least < 0.97 * dense else dense)
+            assert chosen.dense_seconds == dense
+
+
+def test_prices_follow_the_clock() -> None:
+    layer = SpmmLayer(np.ones((16, 16), np.float32), 4, 1, 16, 1)
+    candidates = spmm_candidates(layer, MACHINES[V4], dense_only=False)
+    slow, fast = (priced(candidates, VectorMachine(16, clock=clock)) for clock in (1e9, 2e9))
+    for a, b in zip(slow, fast, strict=True):
+        assert a.seconds == pytest.approx(2 * b.seconds)
+
+
+def test_only_dense_forms_where_dense_is_wanted() -> None:
+    matrix = np.eye(64, dtype=np.float32)
+    machine = MACHINES[V4]
+    assert all(c.dense for c in spmm_candidates(SpmmLayer(matrix, 9, 1, 64, 1), machine, dense_only=True))
+    for bits in (32, 8, 4):
+        assert all(
+            c.dense for c in rows_candidates(RowsLayer(matrix, 1, bits=bits), machine, dense_only=True)
+        )
