@@ -108,7 +108,8 @@ def bitmap_seconds(
 ) -> float:
     """Predicted time of the kernel with a bit for each weight, of which `stored` are nonzero."""
     steps = weights * value_bytes / 64
-    compute = steps * (1.5 + 0.47 * columns if value_bytes == 4 else 0.3 + 2.7 * columns)
+    step = {4: 1.5 + 0.47 * columns, 2: 2.2 + 0.94 * columns, 1: 0.3 + 2.7 * columns}[value_bytes]
+    compute = steps * step
     stream = (stored * value_bytes + weights / 8) / machine.stream_bytes
     return max(compute, stream) / machine.clock
 

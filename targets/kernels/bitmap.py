@@ -23,12 +23,14 @@ LANES = 16
 """Of fp32 and of sums; rows that are finished together."""
 WORD = 64
 """Columns of a word of the mask."""
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "int8": 1}
+"""Bytes of weights as they are stored."""
 BITMAP_COLUMNS = 4
 """More of them leave no registers for rows that share their inputs."""
 _EXPAND = "llvm.x86.avx512.mask.expand"
 _DOT = "llvm.x86.avx512.vpdpbusd.512"
 _LINE = 64
-_PREFETCH = {"int8": 4096, "float32": 8192}  # bytes of weights ahead of their use
+_PREFETCH = 4096  # bytes of weights ahead of their use
 _PREFETCH_MASK = 1024
 _MOST_COLUMNS = 2**16
 _REGISTERS = 30  # two are for weights and zeros
@@ -42,28 +44,34 @@ class BitmapForm:
 
     Attributes:
         columns: N, all in registers at once.
-        codes: weights are int8 with a scale per row, X is digits.
+        stored: the weights are float32, bfloat16, or int8 with a scale per row and X as digits.
         lines: cache lines of weights that the rows that run together have in a word of the mask.
     """
 
     columns: int
     epilogue: Epilogue
-    codes: bool = False
+    stored: str = "float32"
     lines: int = 1
 
     @property
     def step(self) -> int:
         """Weights of a register."""
-        return WORD if self.codes else LANES
+        return step_columns(self.stored)
 
     @property
     def rows(self) -> int:
         """Rows that run together."""
-        return rows_together(self.columns, codes=self.codes)
+        return rows_together(self.columns, self.stored)
 
 
-def rows_together(columns: int, *, codes: bool) -> int:
+def step_columns(stored: str) -> int:
+    """Weights of a register."""
+    return 4 * LANES // ITEMSIZE[stored]
+
+
+def rows_together(columns: int, stored: str) -> int:
     """Rows that run together: a power of two, all sums and the inputs of a word in registers."""
+    codes = stored == "int8"
     sums, inputs = (DIGITS, DIGITS) if codes else (1, WORD // LANES)
     rows = _TOGETHER[codes]
     while rows > 1 and columns * (rows * sums + inputs) > _REGISTERS:
@@ -71,9 +79,9 @@ def rows_together(columns: int, *, codes: bool) -> int:
     return rows
 
 
-def can_bitmap(reduction: int, *, codes: bool) -> bool:
+def can_bitmap(reduction: int, stored: str) -> bool:
     """Whether K columns fit: whole words of the mask, or digits, whose sums int32 holds."""
-    return reduction <= _MOST_COLUMNS if codes else reduction % WORD == 0
+    return reduction <= _MOST_COLUMNS if stored == "int8" else reduction % WORD == 0
 
 
 def bitmap_kernel(form: BitmapForm, symbol: str) -> Any:
@@ -85,10 +93,10 @@ def bitmap_kernel(form: BitmapForm, symbol: str) -> Any:
     """
     b = KernelBuilder()
     N, S, R = form.columns, form.step, form.rows
-    dtype = "int8" if form.codes else "float32"
+    dtype = "uint16" if form.stored == "bfloat16" else form.stored
     zeros, start = b.pointer("zeros", dtype), b.pointer("start", "int32")
     mask, value = b.pointer("mask", "uint64"), b.pointer("value", dtype)
-    sums = _CodeSums(b, form) if form.codes else _FloatSums(b, form)
+    sums = _CodeSums(b, form) if form.stored == "int8" else _FloatSums(b, form)
     y = b.pointer("y")
     operands = EpilogueOperands(b, form.epilogue)
     words, xn, yn = (b.scalar(n) for n in ("words", "x_n", "y_n"))
@@ -103,7 +111,7 @@ def bitmap_kernel(form: BitmapForm, symbol: str) -> Any:
             first = b.register((i * (LANES // R) + group) * words, dtype="int32").value
             with b.loop(words) as word:
                 for line in range(form.lines):
-                    ahead = (line * _LINE + _PREFETCH[dtype]) // np.dtype(dtype).itemsize
+                    ahead = (line * _LINE + _PREFETCH) // np.dtype(dtype).itemsize
                     b.prefetch(value, at.value + const(ahead, "int64"))
                 b.prefetch(mask, (first + word) * R + _PREFETCH_MASK // 8)
                 xs = sums.inputs(word, xn)
@@ -137,6 +145,7 @@ class _FloatSums:
 
     def __init__(self, b: KernelBuilder, form: BitmapForm) -> None:
         self._b, self._columns, self._shared = b, form.columns, form.rows > 1
+        self._parts = form.step // LANES
         self._bias, self._x = b.pointer("bias"), b.pointer("x")
 
     def start(self) -> list[list[Register]]:
@@ -154,8 +163,18 @@ class _FloatSums:
         return [[self._b.register(load, LANES).value for load in row] for row in loads]
 
     def add(self, acc: list[list[Register]], weights: Any, inputs: list[list[Any]], part: int) -> None:
-        for (cell,), x in zip(acc, inputs, strict=True):
-            self._b.set(cell, cell.value + weights * x[part])
+        for at, w in enumerate(self._floats(weights)):
+            for (cell,), x in zip(acc, inputs, strict=True):
+                self._b.set(cell, cell.value + w * x[part * self._parts + at])
+
+    def _floats(self, weights: Any) -> list[Any]:
+        """What was expanded, as vectors of floats."""
+        if self._parts == 1:
+            return [weights]
+        pairs = tirx.reinterpret(f"uint32x{LANES}", weights)
+        low = tirx.shift_left(pairs, vector_of(const(16, "uint32"), LANES))
+        high = tirx.bitwise_and(pairs, vector_of(const(0xFFFF0000, "uint32"), LANES))
+        return [self._b.register(tirx.reinterpret(f"float32x{LANES}", v), LANES).value for v in (low, high)]
 
     def block(self) -> list[Register]:
         return [self._b.local(LANES)]
@@ -245,10 +264,16 @@ class BitmapTables:
 
 
 def pack_bitmap(matrix: npt.NDArray[Any], rows: int) -> BitmapTables:
-    """Pack [M, K] floats or codes for `rows` that run together; filled up to whole blocks and words."""
+    """Pack [M, K] weights for `rows` that run together; filled up to whole blocks and words.
+
+    Weights are float32, int8, or uint16 for bfloat16, of which a register is two vectors of floats: columns c
+    and c + 16 of 32 are neighbours.
+    """
     M, K = matrix.shape
     padded = np.zeros((-(-M // LANES) * LANES, -(-K // WORD) * WORD), matrix.dtype)
     padded[:M, :K] = matrix
+    if matrix.dtype == np.uint16:
+        padded = padded.reshape(len(padded), -1, 2, LANES).swapaxes(2, 3).reshape(padded.shape)
     ordered = padded.reshape(len(padded) // rows, rows, -1, WORD).transpose(0, 2, 1, 3)
     present = ordered != 0
     counts = np.count_nonzero(present.reshape(len(padded) // LANES, -1), axis=1)

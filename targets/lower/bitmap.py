@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,31 +46,41 @@ class Columns:
     strides: tuple[int, int]
 
 
+def stored_weights(matrix: Floats, quantized: Quantized | None, stored: str) -> npt.NDArray[Any]:
+    """[M, K] weights as kernels read them; bfloat16 as uint16."""
+    if quantized is not None:
+        return quantized.codes
+    if stored == "bfloat16":
+        return (matrix.view(np.uint32) >> 16).astype(np.uint16)
+    return matrix
+
+
 def bitmap_call(
     low: Lowering,
     label: str,
     matrix: Floats,
     quantized: Quantized | None,
+    stored: str,
     bias: Floats,
     x: Columns,
     epilogue: Epilogue,
 ) -> BitmapCall:
     """The kernel for [M, K] weights."""
-    codes = quantized is not None
-    weights = matrix if quantized is None else quantized.codes
-    rows = rows_together(x.shape[0], codes=codes)
-    form = BitmapForm(x.shape[0], epilogue, codes, lines_of(weights, rows))
+    rows = rows_together(x.shape[0], stored)
+    weights = stored_weights(matrix, quantized, stored)
+    form = BitmapForm(x.shape[0], epilogue, stored, lines_of(weights, rows))
     symbol = low.kernel("bitmap", form, lambda s: bitmap_kernel(form, s))
     tables = pack_bitmap(weights, rows)
     words = -(-matrix.shape[1] // WORD)
     # the mask first and the values last: fetching ahead of a layer's last values brings the next one's mask
     mask, zeros, start = low.pack(tables.mask, tables.zeros, tables.start)
+    if stored != "float32":
+        low.use(low.machine.expand)
     if quantized is None:
         biases, value = low.pack(bias, tables.value)
         pointers = [zeros, start, mask, value, biases, at_origin(x.stored)]
         return BitmapCall(symbol, pointers, [words, x.strides[0]], [])
     low.use(low.machine.dot)
-    low.use(low.machine.expand)
     scale = np.pad(quantized.scale, (0, padded_rows_of(len(matrix)) - len(matrix)))
     offset, scales, biases, value = low.pack(code_offsets(quantized.codes), scale, bias, tables.value)
     found, steps = _digits(low, label, x)

@@ -102,7 +102,7 @@ class RowsLayer(Layer):
     Attributes:
         columns: of its input.
         contiguous: the inputs of one column lie one behind the other.
-        bits: of a weight; CSR turns 8 back into 32, and of 4 groups of 32 columns are zero or stored.
+        bits: of a weight; CSR turns 16 and 8 back into 32, and of 4 groups of 32 columns are zero or stored.
     """
 
     matrix: npt.NDArray[np.float32]

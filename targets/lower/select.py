@@ -244,15 +244,16 @@ def rows_candidates(layer: RowsLayer, machine: Machine, *, dense_only: bool) -> 
         return candidates
     masks = block_masks(matrix, set(heights))
     candidates += [blocks("blocks", int(np.count_nonzero(masks[height])), height) for height in heights]
-    if layer.contiguous and lanes == LANES and reduction >= BUCKET:
+    if layer.contiguous and lanes == LANES and reduction >= BUCKET and layer.bits != 16:
         steps = bucket_steps(matrix != 0)
         cost = partial(lookup_seconds, int(steps.sum()), steps.size, columns, value_bytes=value_bytes)
         candidates.append(RowsChoice("lookup", lanes, cost))
-    codes = layer.bits == 8
-    fits = machine.expand and machine.dot if codes else layer.contiguous
-    if lanes == LANES and fits and columns <= BITMAP_COLUMNS and can_bitmap(reduction, codes=codes):
-        stored = int(np.count_nonzero(matrix))
-        cost = partial(bitmap_seconds, matrix.size, stored, columns, value_bytes=value_bytes)
+    stored = {32: "float32", 16: "bfloat16", 8: "int8"}[layer.bits]
+    needed = {32: True, 16: machine.expand, 8: machine.expand and machine.dot}[layer.bits]
+    fits = lanes == LANES and columns <= BITMAP_COLUMNS and can_bitmap(reduction, stored)
+    if needed and fits and (layer.contiguous or layer.bits == 8):
+        nonzeros = int(np.count_nonzero(matrix))
+        cost = partial(bitmap_seconds, matrix.size, nonzeros, columns, value_bytes=value_bytes)
         candidates.append(RowsChoice("bitmap", lanes, cost))
     if reduction <= MAX_COLUMN:
         count = csr_chains(columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from harness import Buffer, call, load_kernels
@@ -24,9 +25,11 @@ from sparsecc.targets.kernels.bitmap import (
     rows_together,
 )
 from sparsecc.targets.kernels.digits import DIGITS, DigitsForm, digits_kernel
+from sparsecc.targets.lower.bitmap import stored_weights
 from sparsecc.targets.lower.layers import RowsLayer
 from sparsecc.targets.lower.select import choose_rows
 
+AVX2 = "x86-64-v3"
 VBMI2 = f"{V4}+vnni+vbmi2"
 needs_vbmi2 = pytest.mark.skipif(
     not host_features().issuperset(MACHINES[VBMI2].all_features), reason="this machine has no VBMI2"
@@ -36,14 +39,18 @@ PATTERNS = ["unstructured 50", "unstructured 95", "dense", "zero", "16x1 75"]
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
-def test_floats(columns: int, pattern: str) -> None:
+@pytest.mark.parametrize("stored", ["float32", pytest.param("bfloat16", marks=needs_vbmi2)])
+def test_floats(stored: str, columns: int, pattern: str) -> None:
     """Rows that fill no block, one word and more; nothing but the elements of X is read."""
     rng = np.random.default_rng(5)
     for rows, reduction in ((1, 64), (16, 192), (39, 320)):
         matrix = pruned(rng.standard_normal((rows, reduction)), pattern, rng).astype(np.float32)
-        together = rows_together(columns, codes=False)
-        tables = pack_bitmap(matrix, together)
-        form = BitmapForm(columns, EPILOGUE, lines=lines_of(matrix, together))
+        if stored == "bfloat16":
+            matrix = matrix.astype(ml_dtypes.bfloat16).astype(np.float32)
+        weights = stored_weights(matrix, None, stored)
+        together = rows_together(columns, stored)
+        tables = pack_bitmap(weights, together)
+        form = BitmapForm(columns, EPILOGUE, stored, lines_of(weights, together))
         symbol = structural_name("bitmap", form)
         made = load_kernels({symbol: lambda f=form, s=symbol: bitmap_kernel(f, s)}, generator_version())
         x, y, residual, bias, factor = operands(matrix, columns, feature_major=False)
@@ -102,9 +109,9 @@ def test_codes(columns: int, pattern: str) -> None:
     for rows, reduction in ((1, 64), (16, 100), (39, 320)):
         keep = pruned(np.ones((rows, reduction)), pattern, rng) != 0
         codes = np.where(keep, rng.integers(-128, 128, (rows, reduction)), 0).astype(np.int8)
-        together = rows_together(columns, codes=True)
+        together = rows_together(columns, "int8")
         tables = pack_bitmap(codes, together)
-        form = BitmapForm(columns, EPILOGUE, True, lines_of(codes, together))
+        form = BitmapForm(columns, EPILOGUE, "int8", lines_of(codes, together))
         symbol = structural_name("bitmap", form)
         made = load_kernels({symbol: lambda f=form, s=symbol: bitmap_kernel(f, s)}, generator_version())
         x, y, residual, bias, factor = operands(codes.astype(np.float32), columns, feature_major=True)
@@ -124,7 +131,7 @@ def test_codes(columns: int, pattern: str) -> None:
 @needs_vbmi2
 @pytest.mark.parametrize("pattern", ["unstructured 70", "unstructured 95", "zero"])
 @pytest.mark.parametrize("columns", [1, 3, 4, 5])
-@pytest.mark.parametrize("bits", [8, None])
+@pytest.mark.parametrize("bits", [16, 8, None])
 def test_networks(columns: int, bits: int | None, pattern: str) -> None:
     """Layers that share their inputs, with tails, and rows that fill no block."""
     net = Network()
@@ -157,6 +164,6 @@ def test_machines_without_the_instruction() -> None:
         layer = RowsLayer(matrix, columns, bits=bits, from_memory=True)
         return choose_rows(layer, machine, dense_only=False).kind
 
-    assert kind(VBMI2, 1, 8) == kind(V4, 1, 32) == "bitmap"
-    assert "bitmap" not in (kind(V4, 1, 8), kind(f"{V4}+vnni", 1, 8), kind("x86-64-v3", 1, 32))
+    assert kind(VBMI2, 1, 8) == kind(VBMI2, 1, 16) == kind(V4, 1, 32) == "bitmap"
+    assert "bitmap" not in (kind(V4, 1, 8), kind(f"{V4}+vnni", 1, 8), kind(V4, 1, 16), kind(AVX2, 1, 32))
     assert "bitmap" not in (kind(VBMI2, 5, 8), kind(V4, 5, 32))
