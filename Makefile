@@ -2,6 +2,7 @@
 #   make demo    sparsify EfficientNet-lite0 with its real weights and compare: demo/report.md
 #   make test    all tests            make lint   ruff and pyright
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
+#   make memcheck       every kernel form between unmapped pages, and under valgrind
 #   make bench-kernels  single layers against ONNX Runtime's own kernels: benchmarks/results/kernels.json
 #   make bench-int8     networks in 8 bits against ONNX Runtime's own: benchmarks/results/int8.json
 #   make peers          whole networks against OpenVINO and MNN, dense and sparse: docs/peers.md; MODELS= for some
@@ -39,7 +40,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide permutation peers decode-peer clean
+.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide permutation peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -77,6 +78,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+memcheck: $(STAMP)
+	SPARSECC_MEMCHECK=all $(BIN)/python -m pytest tests/targets/test_memcheck.py -v
 
 models: $(STAMP)
 	SPARSECC_ALL_MODELS=1 $(BIN)/python -m pytest tests/test_models.py -v
