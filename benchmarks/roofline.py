@@ -14,9 +14,15 @@ from typing import Any
 from benchmarks.kernel_layers import FAMILIES, Convolution, Shape
 
 L3_BYTES_PER_SECOND = 80e9
-"""What one core of the machine of the results reads; `make cost-model` fits it."""
-_COLOURS = {"dense": "#444444", "unstructured": "#2563eb", "2:4": "#7c3aed", "2x1": "#0891b2", "4x1": "#0f766e",
-            "16x1": "#b45309"}  # fmt: skip
+"""What one core of the machine of the results reads."""
+_COLOURS = {
+    "dense": "#444444",
+    "unstructured": "#2563eb",
+    "2:4": "#7c3aed",
+    "2x1": "#0891b2",
+    "4x1": "#0f766e",
+    "16x1": "#b45309",
+}
 _MARKERS = {0: "o", 50: "v", 70: "^", 80: "s", 90: "D", 95: "P"}
 Json = dict[str, Any]
 
@@ -53,6 +59,7 @@ def draw(rows: list[Json], peak_gflops: float, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     found = points(rows)
     families = list(dict.fromkeys(point["family"] for point in found))
@@ -67,10 +74,12 @@ def draw(rows: list[Json], peak_gflops: float, path: Path) -> None:
         panel.plot([0.1, ridge, 1000], [0.1 * slope, peak_gflops, peak_gflops], color="#999999", linewidth=1)
         for point in found:
             if point["family"] == name:
-                panel.scatter(
-                    point["intensity"], point["gflops"], s=14, color=_COLOURS.get(point["pattern"], "#dc2626"),
-                    marker=_MARKERS.get(point["percent"], "x"), linewidths=0,
-                )  # fmt: skip
+                colour, marker = (
+                    _COLOURS.get(point["pattern"], "#dc2626"),
+                    _MARKERS.get(point["percent"], "x"),
+                )
+                place = (point["intensity"], point["gflops"])
+                panel.scatter(*place, s=14, color=colour, marker=marker, linewidths=0)
         panel.set(xscale="log", yscale="log", xlim=(0.2, 500), ylim=(2, 500))
         panel.set_title(name, fontsize=9)
         panel.spines[["top", "right"]].set_visible(False)
@@ -82,12 +91,11 @@ def draw(rows: list[Json], peak_gflops: float, path: Path) -> None:
         panel.set_xlabel("FLOP per byte that must move")
     patterns = {point["pattern"]: None for point in found}
     handles = [
-        plt.Line2D([], [], marker="o", linestyle="", color=_COLOURS.get(p, "#dc2626"), label=p)
-        for p in patterns
+        Line2D([], [], marker="o", linestyle="", color=_COLOURS.get(p, "#dc2626"), label=p) for p in patterns
     ]
     percents = sorted({point["percent"] for point in found})
     handles += [
-        plt.Line2D([], [], marker=_MARKERS.get(p, "x"), linestyle="", color="#666666", label=f"{p} % zeros")
+        Line2D([], [], marker=_MARKERS.get(p, "x"), linestyle="", color="#666666", label=f"{p} % zeros")
         for p in percents
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
