@@ -12,6 +12,7 @@
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
 #   make accuracy       what pruning costs on real weights: docs/accuracy.md; TASKS= for some; resumes
+#   make one-shot       perplexity of a language model by pattern and one-shot method; METHODS= for some; resumes
 #   make accuracy-int8  what 8-bit weights and activations cost: docs/quantization.md; TASKS= for some
 #   make int8-peers     ONNX Runtime's own 8-bit networks, by how they are made: benchmarks/results/int8-peers.json
 #   make coverage       structural pruning of every network of the zoo: docs/coverage.md; NAMES= for some
@@ -29,6 +30,7 @@ TESTS ?= tests
 MODELS ?=
 NAMES ?=
 TASKS ?=
+METHODS ?=
 JOBS ?= 2
 
 # Some packages need others only for what we do not use of them.
@@ -40,7 +42,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide permutation peers decode-peer clean
+.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide permutation one-shot peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -105,6 +107,9 @@ decode-peer: $(STAMP) $(LLAMA)
 
 threads: $(STAMP)
 	$(BIN)/python -m benchmarks.threads $(MODELS)
+
+one-shot: $(STAMP)
+	$(BIN)/python -m benchmarks.one_shot $(METHODS)
 
 permutation: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.permutation $(MODELS)
