@@ -179,6 +179,24 @@ class KernelBuilder:
         )
 
 
+BROADCAST_LANES = 4
+"""Lanes of the vectors of which `broadcasts` loads several elements at once."""
+
+
+def broadcasts(b: KernelBuilder, pointer: Pointer, index: Expr, count: int, lanes: int) -> list[Expr]:
+    """Each of `count` consecutive fp32 elements in all lanes.
+
+    ARM multiplies by one lane of a register, and loads as much as four lanes at once; wide vectors are
+    filled by the load itself.
+    """
+    if lanes != BROADCAST_LANES or count % lanes:
+        return [vector_of(pointer[index + i], lanes) for i in range(count)]
+    loaded = [
+        b.register(pointer.vector(index + first, lanes), lanes).value for first in range(0, count, lanes)
+    ]
+    return [shuffle([loaded[i // lanes]], [i % lanes] * lanes) for i in range(count)]
+
+
 def plain_function(symbol: str, params: Sequence[Expr], body: Expr) -> tirx.PrimFunc:
     """A PrimFunc that compiles to `int32_t symbol(params)`: device attributes around, 0 returned."""
     for key, value in (("device_id", 0), ("device_type", 1)):

@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
-from sparsecc.targets.kernels.codes import CHANNELS, CodeWriter, Dot
+from sparsecc.targets.kernels.byte_products import Dot, dot_of
+from sparsecc.targets.kernels.codes import CHANNELS, CodeWriter, code_writer
 from sparsecc.targets.kernels.depthwise import DepthwiseForm, Strip, StripWriter
 from sparsecc.targets.kernels.epilogue import EpilogueOperands
+from sparsecc.targets.kernels.vector_math import multiply_add
 from sparsecc.targets.tir import KernelBuilder, const, vector_of
 
 _ROWS = 4  # of a transposed word
@@ -26,11 +28,13 @@ _ROWS = 4  # of a transposed word
 
 @dataclass(frozen=True)
 class DepthwiseCodesForm:
-    """`geometry` as for fp32, its strip from `strip_of`; `feature` and `bounded` as in codes.py."""
+    """`geometry` as for fp32, its strip from `strip_of`; `feature` as in byte_products.py, `bounded` as in
+    codes.py, `fused` as in vector_math.py."""
 
     geometry: DepthwiseForm
     feature: str
     bounded: bool = False
+    fused: bool = True
 
 
 def strip_of(kernel_rows: int, stride: int, dilation: int) -> int:
@@ -59,8 +63,8 @@ def depthwise_codes_kernel(form: DepthwiseCodesForm, symbol: str) -> Any:
     x_pitch, x_origin, x_batch = (b.scalar(n) for n in ("x_pitch", "x_origin", "x_batch"))
     y_pitch, y_origin, y_batch = (b.scalar(n) for n in ("y_pitch", "y_origin", "y_batch"))
     operands.declare_scalars()
-    dot = Dot(b, form.feature, g.lanes)
-    writer = CodeWriter(b, limits, g.lanes, bounded=form.bounded)
+    dot = dot_of(b, form.feature, g.lanes)
+    writer = code_writer(b, limits, g.lanes, bounded=form.bounded)
     outside = b.register(vector_of(zero, g.lanes), g.lanes, "int32").value
     with b.loop(b.end - b.begin, b.begin) as u:
         batch = b.register(tirx.truncdiv(u, words), dtype="int32").value
@@ -70,6 +74,7 @@ def depthwise_codes_kernel(form: DepthwiseCodesForm, symbol: str) -> Any:
         y_at = b.register(batch * y_batch, dtype="int32").value
         strips = _CodesWriter(b, g, (value, bias, x, y), operands, (m, batch, x0, y0, y_at))
         strips.outside, strips.scale, strips.dot, strips.codes = outside, scale, dot, writer
+        strips.fused = form.fused
         strips.planes()
     return b.function(symbol)
 
@@ -107,6 +112,7 @@ class _CodesWriter(StripWriter):
     scale: Any
     dot: Dot
     codes: CodeWriter
+    fused: bool
 
     def column(self, strip: Strip, column: Any, known: int) -> None:
         f, b, V = self.form, self.b, self.form.lanes
@@ -120,12 +126,12 @@ class _CodesWriter(StripWriter):
         }
         for dx, word in product(range(kw), sorted({word for _, _, word in used})):
             rows = [self._row(strip, column, known, word * _ROWS + i, dx, read) for i in range(_ROWS)]
-            for c, channel in enumerate(_transposed(b, rows, V)):
-                inputs = self.dot.inputs(channel)
+            for (c, channel), which in product(enumerate(_transposed(b, rows, V)), self.dot.passes):
+                inputs = self.dot.inputs(channel, which)
                 for index, row, of in used:
                     if of == word:
                         at = ((self.m * CHANNELS + c) * kw + dx) * len(pairs) + index
-                        weights = self.dot.weights(vector_of(self.value[at], V))
+                        weights = self.dot.weights(self.value[at], which)
                         b.set(acc[c][row], self.dot.add(acc[c][row].value, inputs, weights))
         for row in range(strip.rows):
             index = self.y0 + (strip.start + row) * f.out_row_pitch + column
@@ -147,8 +153,10 @@ class _CodesWriter(StripWriter):
     def _finished(self, total: Any, channel: int, index: Any) -> Any:
         V = self.form.lanes
         m = self.m * CHANNELS + channel
-        real = tirx.Cast(f"float32x{V}", total) * vector_of(self.scale[m], V) + vector_of(self.bias[m], V)
-        return self.operands.apply(real, row=m, index=index, batch=self.batch, lanes=V, byte=channel)
+        real = tirx.Cast(f"float32x{V}", total)
+        factor, added = vector_of(self.scale[m], V), vector_of(self.bias[m], V)
+        value = multiply_add(real, factor, added, V, fused=self.fused)
+        return self.operands.apply(value, row=m, index=index, batch=self.batch, lanes=V, byte=channel)
 
 
 def _transposed(b: KernelBuilder, rows: list[Any], lanes: int) -> list[Any]:

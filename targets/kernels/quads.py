@@ -14,10 +14,12 @@ import numpy.typing as npt
 from tvm import tirx
 
 from sparsecc.targets.tir import (
+    BROADCAST_LANES,
     PERMUTED_LANES,
     KernelBuilder,
     Pointer,
     Register,
+    broadcasts,
     const,
     permute,
     shuffle,
@@ -75,6 +77,7 @@ def emit_quads(
             loaded = b.register(value.vector(first, COLUMNS * R), COLUMNS * R).value
             copies = V // (COLUMNS * R)
             spread_weights = b.register(shuffle([loaded] * copies, list(range(V))), V).value
+        weights = [] if indices else broadcasts(b, value, first, COLUMNS * R, V)
         for u in range(count):
             bits = tirx.shift_right(packed, const(u * _BITS, "uint64"))
             step = tirx.bitwise_and(bits, const(2**_BITS - 1, "uint64"))
@@ -83,10 +86,7 @@ def emit_quads(
             if R > 1:
                 xs = [b.register(vector, V).value for vector in xs]
             for r, row in enumerate(sums[u % len(sums)]):
-                if indices:
-                    weight = permute(spread_weights, indices[u * R + r])
-                else:
-                    weight = vector_of(value[first + (u * R + r)], V)
+                weight = permute(spread_weights, indices[u * R + r]) if indices else weights[u * R + r]
                 w = b.register(weight, V).value
                 for cell, vector in zip(row, xs, strict=True):
                     b.set(cell, cell.value + w * vector)
@@ -176,6 +176,8 @@ def unit_of(offset: npt.NDArray[np.integer[Any]], chunks: list[slice]) -> int:
     return unit if all(int(np.ptp(offset[chunk])) // unit < 2**_BITS for chunk in chunks) else 0
 
 
-def side_loads(rows: int) -> float:
+def side_loads(rows: int, lanes: int) -> float:
     """Loads per column besides those of X: offset and weights."""
+    if lanes == BROADCAST_LANES:
+        return 0.5 + rows / lanes
     return 0.5 if rows <= _PERMUTED_ROWS else rows + 0.5

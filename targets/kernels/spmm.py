@@ -31,7 +31,7 @@ from sparsecc.targets.kernels.quads import (
     words_in,
     words_of,
 )
-from sparsecc.targets.tir import KernelBuilder, Register, vector_of
+from sparsecc.targets.tir import KernelBuilder, Register, broadcasts, vector_of
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -98,8 +98,8 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
             o = b.register(ahead.value + x0, dtype="int32")
             b.set(ahead, offset[k + 1])
             xs = [b.register(x.vector(o.value + j * V, V), V) for j in range(len(acc[0]))]
-            for r in range(R):
-                w = b.register(vector_of(value[k * R + r], V), V)
+            for r, weight in enumerate(broadcasts(b, value, k * R, R, V)):
+                w = b.register(weight, V)
                 for j, column in enumerate(xs):
                     b.set(acc[r][j], acc[r][j].value + w.value * column.value)
 

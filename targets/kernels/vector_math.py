@@ -69,6 +69,19 @@ def _power_of_two(n: Any, lanes: int) -> Any:
     return tirx.reinterpret(_typed("float32", lanes), tirx.shift_left(n + broadcast(127), broadcast(23)))
 
 
+def multiply_add(a: Any, b: Any, c: Any, lanes: int, *, fused: bool) -> Any:
+    """a * b + c of fp32 vectors, rounded once.
+
+    Args:
+        fused: the machine has an instruction for it. Without, the product is exact in float64.
+    """
+    if fused:
+        return a * b + c
+    wide = f"float64x{lanes}"
+    product = tirx.Cast(wide, a) * tirx.Cast(wide, b)
+    return tirx.Cast(f"float32x{lanes}", product + tirx.Cast(wide, c))
+
+
 def sigmoid(b: KernelBuilder, x: Any, lanes: int) -> Any:
     return _f(1.0, lanes) / (_f(1.0, lanes) + exp(b, _f(0.0, lanes) - x, lanes))
 
@@ -165,6 +178,7 @@ OPS: dict[str, Callable[[KernelBuilder, list[Any], Attributes, int], Any]] = {
     "Sub": lambda b, a, at, n: a[0] - a[1],
     "Mul": lambda b, a, at, n: a[0] * a[1],
     "Div": lambda b, a, at, n: a[0] / a[1],
+    "MulAdd": lambda b, a, at, n: multiply_add(a[0], a[1], a[2], n, fused=bool(at["fused"])),
     "Min": lambda b, a, at, n: tirx.Min(a[0], a[1]),
     "Max": lambda b, a, at, n: tirx.Max(a[0], a[1]),
     "Relu": lambda b, a, at, n: tirx.Max(_f(0.0, n), a[0]),

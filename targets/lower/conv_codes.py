@@ -128,7 +128,7 @@ def _depthwise(
         g.size, g.out_size, g.kernel, g.stride, g.dilation, g.pad, x.layout.strides[2], y.layout.strides[2],
         1, strip, low.machine.lanes, finish.epilogue,
     )  # fmt: skip
-    form = DepthwiseCodesForm(geometry, low.machine.dot, finish.bounded)
+    form = DepthwiseCodesForm(geometry, low.machine.dot, finish.bounded, low.machine.fused)
     low.use(low.machine.dot)
     symbol = low.kernel("depthwise_codes", form, lambda s: depthwise_codes_kernel(form, s))
     packed = pack_depthwise(codes[:, 0], strip, g.stride[0], g.dilation[0])

@@ -104,7 +104,7 @@ def finish_of(
     sources = [regions.codes.of(value) for value in tail.tensors]
     if result is not None:
         words = low.buffer(regions.words(result), "int32", f"{call.output.name}.codes")
-        folded = _folded(tail, sums, result, sources)
+        folded = _folded(tail, sums, result, sources, fused=low.machine.fused)
         if folded is not None:
             epilogue, steps, rows, limits = folded
             found = tuple(low.words(source.value) for source in sources if source is not None)
@@ -124,7 +124,7 @@ def define_finished(low: Lowering, regions: PlaneRegions, call: Call, finish: Fi
 
 
 def _folded(
-    tail: Tail, sums: Sums, result: Codes, sources: list[Codes | None]
+    tail: Tail, sums: Sums, result: Codes, sources: list[Codes | None], *, fused: bool
 ) -> tuple[Epilogue, Sums, tuple[FloatArray, ...], IntArray] | None:
     """An epilogue that ends in codes: scales and zeros go into the sums, Relu and Clip into the limits."""
     inverse, M = 1.0 / np.float64(np.float32(result.scale)), len(sums.scale)
@@ -144,10 +144,10 @@ def _folded(
     source = sources[0] if sources else None
     if len(ops) == 1 and ops[0] in (residual, swapped) and source is not None:
         factor = np.float64(np.float32(source.scale)) * inverse
-        added = EpilogueOp("Mul", (Operand("codes", 0), Operand("row", 0)))
-        total = EpilogueOp("Add", (Operand("step", 0), Operand("step", 1)))
+        operands = (Operand("codes", 0), Operand("row", 0), Operand("step", 0))
+        total = EpilogueOp("MulAdd", operands, (("fused", float(fused)),))
         folded = sums.times(inverse, -factor * source.zero, factor * MOST)
-        return Epilogue((added, total), 1, 1), folded, (everywhere(factor),), limits
+        return Epilogue((total,), 1, 1), folded, (everywhere(factor),), limits
     if sources:
         return None
     rows = tail.epilogue.row_pointers
@@ -219,6 +219,7 @@ def dots_step(
         finish.limits is not None,
         finish.epilogue,
         finish.bounded,
+        low.machine.fused,
     )
     symbol = low.kernel("dots", form, lambda s: dots_kernel(form, s))
     pitch, x_batch, y_batch = strides

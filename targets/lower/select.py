@@ -24,17 +24,20 @@ from sparsecc.targets.kernels.groups import ROWS, stored_groups
 from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
 from sparsecc.targets.kernels.quads import Weights, chains, side_loads
 from sparsecc.targets.kernels.spmm import block_mask, tile_classes
-from sparsecc.targets.lower.state import Machine
+from sparsecc.targets.machine import Machine
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 STREAMED = 128 * 1024
 """Bytes of weights from which fetching ahead pays."""
-# (R, J) register tiles by vector registers; J is the widest tile. The first of a list is used dense.
-_TILES: dict[int, tuple[tuple[int, int], ...]] = {
-    32: ((8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),
-    16: ((4, 3), (6, 2), (4, 2), (2, 4), (1, 6), (1, 4)),
+# (R, J) register tiles by lanes and vector registers; J is the widest tile. Dense uses them too.
+_TILES: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
+    (16, 32): ((8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),
+    (8, 16): ((4, 3), (6, 2), (4, 2), (2, 4), (1, 6), (1, 4)),
+    (4, 32): ((4, 5), (4, 4), (8, 2), (2, 8), (1, 8)),
+    (4, 16): ((4, 2), (6, 2), (2, 4), (1, 6), (1, 4)),
+    (4, 8): ((4, 1), (2, 2), (1, 3)),
 }
 
 
@@ -72,7 +75,9 @@ class SpmmChoice:
 
 
 def vector_machine(machine: Machine) -> VectorMachine:
-    return VectorMachine(machine.lanes, l1_bytes=machine.l1_bytes, l2_bytes=machine.l2_bytes)
+    return VectorMachine(
+        machine.lanes, machine.fma, machine.loads, l1_bytes=machine.l1_bytes, l2_bytes=machine.l2_bytes
+    )
 
 
 def choose_spmm(
@@ -100,7 +105,9 @@ def choose_spmm(
     model = vector_machine(machine)
     M, K = matrix.shape
     candidates: list[SpmmChoice] = []
-    tiles = [(R, J) for R, J in _TILES[machine.registers] if group_rows == M or group_rows % R == 0]
+    tiles = [
+        (R, J) for R, J in _TILES[machine.lanes, machine.registers] if group_rows == M or group_rows % R == 0
+    ]
     if words:
         tiles = [(R, J) for R, J in tiles if R % CHANNELS == 0]
     masks = {} if dense_only else block_masks(matrix, {R for R, _ in tiles})
@@ -119,7 +126,7 @@ def choose_spmm(
                 used = int(columns * read)
                 shape = SpmmShape(
                     R, width, entries, stored, vectors, used, column_bytes, unaligned, columns < K,
-                    chains(R, width), side_loads(R), batch,
+                    chains(R, width), side_loads(R, machine.lanes), batch,
                 )  # fmt: skip
                 candidates.append(SpmmChoice(R, J, columns, dense, spmm_seconds(shape, model), 0.0))
     dense_seconds = min((c.seconds for c in candidates if c.dense), default=0.0)

@@ -15,6 +15,7 @@ from sparsecc.ir.edit import constant_of
 from sparsecc.targets.build import structural_name
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.memory import Buffer
+from sparsecc.targets.machine import Machine
 from sparsecc.targets.plan import Ref, Weights
 
 LARGEST_INDEX = 2**31 - 2**20  # what is left to int32 covers reads beyond a buffer
@@ -77,33 +78,6 @@ class LayerReport:
     predicted_seconds: float
     predicted_dense_seconds: float
     steps: list[int] = field(default_factory=list[int])
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The vector machine that kernels are made for.
-
-    Attributes:
-        name: TVM's mcpu.
-        lanes: fp32 lanes of a vector register.
-        registers: vector registers.
-        features: CPU features needed, in the names of /proc/cpuinfo.
-        l1_bytes, l2_bytes: data cache sizes of a core.
-        dot: the feature that products of 8-bit codes use (kernels/codes.py), where there are any; or "".
-    """
-
-    name: str
-    lanes: int
-    registers: int
-    features: tuple[str, ...]
-    l1_bytes: int = 32 * 1024
-    l2_bytes: int = 1024 * 1024
-    dot: str = ""
-
-    @property
-    def all_features(self) -> tuple[str, ...]:
-        """With that of products of codes."""
-        return (*self.features, self.dot) if self.dot else self.features
 
 
 class Lowering:

@@ -7,10 +7,10 @@ import pytest
 from networks import Array, Network, pruned
 from stepping import TARGETS, V3, V4, check
 
-from sparsecc.targets.cpu import MACHINES
 from sparsecc.targets.kernels.spmm import block_mask
 from sparsecc.targets.lower.select import block_masks, choose_rows, choose_spmm
-from sparsecc.targets.lower.state import Machine
+from sparsecc.targets.machine import Machine
+from sparsecc.targets.registry import MACHINES
 
 
 def weights(rows: int, columns: int, pattern: str) -> Array:
