@@ -37,7 +37,15 @@ _ARM32 = Platform(
 
 _QEMU = "run under qemu, equal to ONNX Runtime; not timed on hardware"
 _ARM64 = Machine(
-    "arm64-linux", 4, 32, ("asimd",), _LINUX, l2_bytes=512 * 1024, attributes=("+neon",), verified=_QEMU
+    "arm64-linux",
+    4,
+    32,
+    ("asimd",),
+    _LINUX,
+    l2_bytes=512 * 1024,
+    attributes=("+neon",),
+    by_lane=True,
+    verified=_QEMU,
 )
 _64 = (
     _ARM64,
@@ -67,6 +75,7 @@ MACHINES = (
         attributes=("+neon", "+vfp4", "+hwdiv", "+hwdiv-arm"),
         fma=0.5,
         loads=1.0,
+        by_lane=True,
         verified=_QEMU,
     ),
 )

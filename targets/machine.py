@@ -54,6 +54,7 @@ class Machine:
         attributes: LLVM's features besides those of the processor.
         fma, loads: vector instructions of each kind per cycle.
         fused: whether a multiply-add is rounded once.
+        by_lane: whether multiply-adds take one lane of a register as a factor.
         products: what multiplies 8-bit codes, for users.
         verified: how artifacts for it were checked, for users.
     """
@@ -71,6 +72,7 @@ class Machine:
     fma: float = 2.0
     loads: float = 2.0
     fused: bool = True
+    by_lane: bool = False
     products: str = "32-bit multiply-adds"
     verified: str = ""
 

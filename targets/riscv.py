@@ -24,7 +24,7 @@ _SCALAR = Machine(
     cpu="generic-rv64",
     attributes=("+m", "+a", "+f", "+d", "+c"),
     fma=0.25,
-    loads=0.25,
+    loads=0.5,
     verified="run under qemu, equal to ONNX Runtime; not timed on hardware",
 )
 MACHINES = (

@@ -179,20 +179,20 @@ class KernelBuilder:
         )
 
 
-BROADCAST_LANES = 4
-"""Lanes of the vectors of which `broadcasts` loads several elements at once."""
+def broadcasts(
+    b: KernelBuilder, pointer: Pointer, index: Expr, count: int, lanes: int, *, by_lane: bool
+) -> list[Expr]:
+    """Each of `count` consecutive elements in all lanes.
 
-
-def broadcasts(b: KernelBuilder, pointer: Pointer, index: Expr, count: int, lanes: int) -> list[Expr]:
-    """Each of `count` consecutive fp32 elements in all lanes.
-
-    ARM multiplies by one lane of a register, and loads as much as four lanes at once; wide vectors are
-    filled by the load itself.
+    Args:
+        by_lane: the machine multiplies by one lane of a register, so that one load brings several; others
+            fill a vector when they load.
     """
-    if lanes != BROADCAST_LANES or count % lanes:
+    if not by_lane or count % lanes:
         return [vector_of(pointer[index + i], lanes) for i in range(count)]
     loaded = [
-        b.register(pointer.vector(index + first, lanes), lanes).value for first in range(0, count, lanes)
+        b.register(pointer.vector(index + first, lanes), lanes, pointer.dtype).value
+        for first in range(0, count, lanes)
     ]
     return [shuffle([loaded[i // lanes]], [i % lanes] * lanes) for i in range(count)]
 

@@ -48,6 +48,11 @@ class Dot(Protocol):
         ...
 
 
+def transposing_pays(feature: str, lanes: int) -> bool:
+    """Whether bytes are worth arranging so that one product takes four of them."""
+    return feature in _WHOLE or ("", lanes) in _PAIRS
+
+
 def dot_of(builder: KernelBuilder, feature: str, lanes: int) -> Dot:
     """The products that a machine has with vectors of `lanes` words and the CPU feature `feature`, or ""."""
     if feature in _WHOLE:

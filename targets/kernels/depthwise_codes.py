@@ -1,9 +1,8 @@
-"""Depthwise convolution of 8-bit codes: four input rows of a channel in a word, so that one product does
-four taps of a column.
+"""Depthwise convolution of 8-bit codes, of which a word of X holds four channels of one position.
 
-A word of X holds four channels of one position. Of four rows' words, transposed as bytes, each new word
-holds four rows of one channel: with weights (w0, w1, w2, 0) it gives three taps of the first output row, with
-(0, w0, w1, w2) those of the second. Rows and columns outside the plane hold the code of zero.
+Where an instruction multiplies words, four rows' words are transposed as bytes: each new word holds four
+rows of one channel, and with weights (w0, w1, w2, 0) gives three taps of the first output row, with
+(0, w0, w1, w2) those of the second. Else each byte becomes a lane of 32 bits (`direct`).
 """
 
 from __future__ import annotations
@@ -21,20 +20,35 @@ from sparsecc.targets.kernels.codes import CHANNELS, CodeWriter, code_writer
 from sparsecc.targets.kernels.depthwise import DepthwiseForm, Strip, StripWriter
 from sparsecc.targets.kernels.epilogue import EpilogueOperands
 from sparsecc.targets.kernels.vector_math import multiply_add
-from sparsecc.targets.tir import KernelBuilder, const, vector_of
+from sparsecc.targets.tir import KernelBuilder, Register, broadcasts, const, vector_of
 
 _ROWS = 4  # of a transposed word
 
 
 @dataclass(frozen=True)
 class DepthwiseCodesForm:
-    """`geometry` as for fp32, its strip from `strip_of`; `feature` as in byte_products.py, `bounded` as in
-    codes.py, `fused` as in vector_math.py."""
+    """What a kernel is specialised for.
+
+    Attributes:
+        geometry: as for fp32, its strip from `strip_of` or `direct_strip`.
+        feature: as in byte_products.py.
+        bounded: as in codes.py.
+        fused: as in vector_math.py.
+        direct: no transposition.
+        by_lane: as `broadcasts` has it.
+    """
 
     geometry: DepthwiseForm
     feature: str
     bounded: bool = False
     fused: bool = True
+    direct: bool = False
+    by_lane: bool = False
+
+
+def direct_strip(registers: int) -> int:
+    """Output rows of a strip without transposition: each has sums of four channels, and code of its own."""
+    return 2 if registers >= 32 else 1
 
 
 def strip_of(kernel_rows: int, stride: int, dilation: int) -> int:
@@ -49,10 +63,10 @@ def strip_of(kernel_rows: int, stride: int, dilation: int) -> int:
 def depthwise_codes_kernel(form: DepthwiseCodesForm, symbol: str) -> Any:
     """The PrimFunc of a form; the multiplier is 1.
 
-    Pointers: value (`pack_depthwise`), scale [M] and bias [M], limits of codes, X and Y words, then the
-    epilogue's. Scalars: word channels, the word of four codes of zero, X's word channel pitch, origin and
-    batch stride, the same three of Y, then the epilogue's. Extent: batch x word channels. Writes up to one
-    vector behind a row's last column.
+    Pointers: value (`pack_depthwise`, or `pack_taps`), scale [M] and bias [M], limits of codes, X and Y
+    words, then the epilogue's. Scalars: word channels, the word of four codes of zero, X's word channel
+    pitch, origin and batch stride, the same three of Y, then the epilogue's. Extent: batch x word channels.
+    What is outside the plane is the code of zero. Writes up to one vector behind a row's last column.
     """
     b = KernelBuilder()
     g = form.geometry
@@ -72,9 +86,10 @@ def depthwise_codes_kernel(form: DepthwiseCodesForm, symbol: str) -> Any:
         x0 = b.register(batch * x_batch + m * x_pitch + x_origin, dtype="int32").value
         y0 = b.register(m * y_pitch + y_origin, dtype="int32").value
         y_at = b.register(batch * y_batch, dtype="int32").value
-        strips = _CodesWriter(b, g, (value, bias, x, y), operands, (m, batch, x0, y0, y_at))
+        kind = _DirectWriter if form.direct else _CodesWriter
+        strips = kind(b, g, (value, bias, x, y), operands, (m, batch, x0, y0, y_at))
         strips.outside, strips.scale, strips.dot, strips.codes = outside, scale, dot, writer
-        strips.fused = form.fused
+        strips.fused, strips.by_lane = form.fused, form.by_lane
         strips.planes()
     return b.function(symbol)
 
@@ -91,6 +106,13 @@ def pack_depthwise(
         for byte, tap in _taps(kh, row, word, stride, dilation):
             out[:, :, index, byte] = filled[:, tap, :]
     return out.view("<i4").reshape(-1, CHANNELS, kw, len(pairs))
+
+
+def pack_taps(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+    """[M, kh, kw] weights as [ceil(M / 4), kh kw, 4 channels]."""
+    filled = np.pad(codes.reshape(len(codes), -1), ((0, -len(codes) % CHANNELS), (0, 0)))
+    by_word = filled.reshape(-1, CHANNELS, filled.shape[1]).transpose(0, 2, 1)
+    return np.ascontiguousarray(by_word).astype(np.int32)
 
 
 def _taps(kh: int, row: int, word: int, stride: int, dilation: int) -> list[tuple[int, int]]:
@@ -113,6 +135,7 @@ class _CodesWriter(StripWriter):
     dot: Dot
     codes: CodeWriter
     fused: bool
+    by_lane: bool
 
     def column(self, strip: Strip, column: Any, known: int) -> None:
         f, b, V = self.form, self.b, self.form.lanes
@@ -133,10 +156,14 @@ class _CodesWriter(StripWriter):
                         at = ((self.m * CHANNELS + c) * kw + dx) * len(pairs) + index
                         weights = self.dot.weights(self.value[at], which)
                         b.set(acc[c][row], self.dot.add(acc[c][row].value, inputs, weights))
+        self._store(strip, column, acc)
+
+    def _store(self, strip: Strip, column: Any, acc: list[list[Register]]) -> None:
+        """Finish the sums [channel][row] and store their words."""
         for row in range(strip.rows):
-            index = self.y0 + (strip.start + row) * f.out_row_pitch + column
+            index = self.y0 + (strip.start + row) * self.form.out_row_pitch + column
             channels = [self._finished(acc[c][row].value, c, index) for c in range(CHANNELS)]
-            b.store(self.y, index + self.y_at, self.codes.words(channels), V)
+            self.b.store(self.y, index + self.y_at, self.codes.words(channels), self.form.lanes)
 
     def _row(self, strip: Strip, column: Any, known: int, row: int, dx: int, read: set[int]) -> Any:
         """Input row `row` of a strip, from its first output row's first tap on."""
@@ -157,6 +184,30 @@ class _CodesWriter(StripWriter):
         factor, added = vector_of(self.scale[m], V), vector_of(self.bias[m], V)
         value = multiply_add(real, factor, added, V, fused=self.fused)
         return self.operands.apply(value, row=m, index=index, batch=self.batch, lanes=V, byte=channel)
+
+
+class _DirectWriter(_CodesWriter):
+    """Emits strips of four channels, each byte by itself."""
+
+    def column(self, strip: Strip, column: Any, known: int) -> None:
+        f, b, V = self.form, self.b, self.form.lanes
+        kh, kw = f.kernel
+        zero = vector_of(const(0), V)
+        acc = [[b.register(zero, V, "int32") for _ in range(strip.rows)] for _ in range(CHANNELS)]
+        readers: dict[int, list[tuple[int, int]]] = {}
+        for r, dy in product(range(strip.rows), range(kh)):
+            readers.setdefault(f.stride[0] * r + f.dilation[0] * dy, []).append((r, dy))
+        for row, dx in product(sorted(readers), range(kw)):
+            words = tirx.reinterpret(f"uint32x{V}", self._row(strip, column, known, row, dx, set(readers)))
+            taps = [(r, (self.m * (kh * kw) + (dy * kw + dx)) * CHANNELS) for r, dy in readers[row]]
+            weights = [broadcasts(b, self.value, at, CHANNELS, V, by_lane=self.by_lane) for _, at in taps]
+            for c in range(CHANNELS):
+                moved = tirx.shift_right(words, vector_of(const(8 * c, "uint32"), V))
+                code = tirx.bitwise_and(moved, vector_of(const(255, "uint32"), V))
+                x = b.register(tirx.reinterpret(f"int32x{V}", code), V, "int32").value
+                for (r, _), w in zip(taps, weights, strict=True):
+                    b.set(acc[c][r], acc[c][r].value + x * w[c])
+        self._store(strip, column, acc)
 
 
 def _transposed(b: KernelBuilder, rows: list[Any], lanes: int) -> list[Any]:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from tvm import tirx
 
 from sparsecc.targets.tir import (
-    BROADCAST_LANES,
     PERMUTED_LANES,
     KernelBuilder,
     Pointer,
@@ -47,6 +46,8 @@ def emit_quads(
     ahead: Register,
     lanes: tuple[list[Any], int],
     unit: int,
+    *,
+    by_lane: bool,
 ) -> None:
     """Add the columns of one block to its R x J accumulators.
 
@@ -58,6 +59,7 @@ def emit_quads(
             when its columns are due delays them by two loads one after the other.
         lanes: vectors of 0, 1, ... that the compiler does not see through (see `spread`), and their length.
         unit: elements that one step of an offset stands for.
+        by_lane: as `broadcasts` has it.
     """
     word, value = tables
     origin, start, columns = at
@@ -77,7 +79,7 @@ def emit_quads(
             loaded = b.register(value.vector(first, COLUMNS * R), COLUMNS * R).value
             copies = V // (COLUMNS * R)
             spread_weights = b.register(shuffle([loaded] * copies, list(range(V))), V).value
-        weights = [] if indices else broadcasts(b, value, first, COLUMNS * R, V)
+        weights = [] if indices else broadcasts(b, value, first, COLUMNS * R, V, by_lane=by_lane)
         for u in range(count):
             bits = tirx.shift_right(packed, const(u * _BITS, "uint64"))
             step = tirx.bitwise_and(bits, const(2**_BITS - 1, "uint64"))
@@ -176,8 +178,8 @@ def unit_of(offset: npt.NDArray[np.integer[Any]], chunks: list[slice]) -> int:
     return unit if all(int(np.ptp(offset[chunk])) // unit < 2**_BITS for chunk in chunks) else 0
 
 
-def side_loads(rows: int, lanes: int) -> float:
+def side_loads(rows: int, lanes: int, *, by_lane: bool) -> float:
     """Loads per column besides those of X: offset and weights."""
-    if lanes == BROADCAST_LANES:
+    if by_lane:
         return 0.5 + rows / lanes
     return 0.5 if rows <= _PERMUTED_ROWS else rows + 0.5

@@ -126,7 +126,7 @@ def choose_spmm(
                 used = int(columns * read)
                 shape = SpmmShape(
                     R, width, entries, stored, vectors, used, column_bytes, unaligned, columns < K,
-                    chains(R, width), side_loads(R, machine.lanes), batch,
+                    chains(R, width), side_loads(R, machine.lanes, by_lane=machine.by_lane), batch,
                 )  # fmt: skip
                 candidates.append(SpmmChoice(R, J, columns, dense, spmm_seconds(shape, model), 0.0))
     dense_seconds = min((c.seconds for c in candidates if c.dense), default=0.0)

@@ -43,3 +43,10 @@ def emulated(
         pytest.skip(f"{emulator.split()[0]} is not installed")
     with sparsecc.load(artifact.path, threads, emulator=emulator) as session:
         return session.run(feeds)
+
+
+def on_x86(proto: onnx.ModelProto, feeds: Mapping[str, Array], folder: Path) -> dict[str, Array]:
+    """What this machine's own artifact computes."""
+    artifact = sparsecc.compile(proto, "cpu", folder / "x86.scc", measure=False)
+    with artifact.load() as session:
+        return session.run(feeds)

@@ -2,69 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
-from emulators import compiled, emulated
+from emulators import compiled, emulated, on_x86
+from machine_networks import close, codes, convolutions, transformer
 from networks import Network
-from stepping import V4, reference
-from test_lower_attention import attention
-from test_lower_codes import conv8
+from stepping import reference
 
 import sparsecc
+from sparsecc.errors import ArtifactError, LoweringError, UsageError
+from sparsecc.targets.linking import BIONIC, BIONIC_MATH
 
 Array = npt.NDArray[Any]
 LINUX = ("arm64-linux", "arm64-linux+i8mm", "armv7-linux", "riscv64-linux", "riscv64-linux+v")
-
-
-def convolutions() -> Network:
-    """All kinds in fp32: dense and sparse, strided, grouped, depthwise, wide and narrow."""
-    net = Network()
-    x = net.input(1, 3, 33, 33)
-    x = net.add("Relu", net.conv(x, 3, 16, (3, 3), strides=[2, 2], pads=[1] * 4))
-    x = net.add("Relu", net.conv(x, 16, 16, (3, 3), pads=[1] * 4, group=16))
-    x = net.add("Relu", net.conv(x, 16, 32, (1, 1), pattern="4x1 80"))
-    x = net.add("HardSwish", net.conv(x, 32, 32, (3, 3), pads=[1] * 4, strides=[2, 2], group=32))
-    y = net.conv(x, 32, 32, (3, 3), pads=[1] * 4, pattern="unstructured 80")
-    x = net.add("Sigmoid", net.add("Add", x, net.conv(y, 32, 32, (1, 1), pattern="2x1 70")))
-    x = net.add("Flatten", net.add("GlobalAveragePool", x))
-    net.output(net.linear(x, 32, 20, pattern="unstructured 80"), net.linear(x, 32, 16, bits=8))
-    net.output(net.linear(net.input(5, 64), 64, 33, bits=4), net.linear(net.input(40, 64), 64, 33))
-    return net
-
-
-def transformer() -> Network:
-    """A layer of attention and a feed-forward part."""
-    net = Network()
-    x = net.input(1, 24, 16)
-    x = net.add("Add", attention(net, x, 1, 24, mask="additive", size=8), x)
-    scale, bias = net.normal(16), net.normal(16)
-    x = net.add("LayerNormalization", x, scale, bias, axis=-1)
-    y = net.add("Gelu", net.linear(x, 16, 64, pattern="4x1 80"))
-    net.output(net.add("Add", net.linear(y, 64, 16, pattern="unstructured 80"), x))
-    return net
-
-
-def codes() -> Network:
-    """Convolutions of 8 bits whose sums are exact nowhere but in int32."""
-    net = Network()
-    x = net.coded(net.input(1, 6, 17, 19), 0.0371, 100)
-    x = net.coded(net.add("Relu", conv8(net, x, 6, 16, (3, 3), pads=[1] * 4)), 0.0913, 3)
-    y = net.coded(conv8(net, x, 16, 16, (3, 3), pads=[1] * 4, group=16), 0.1171, 128)
-    y = net.coded(conv8(net, y, 16, 16, pattern="4x1 50", block=4), 0.173, 128)
-    x = net.coded(net.add("Add", x, y), 0.219, 77)
-    x = net.coded(conv8(net, x, 16, 24, (3, 3), strides=[2, 2], pads=[1] * 4), 0.7, 128)
-    net.output(conv8(net, x, 24, 10), x)
-    return net
-
-
-def close(found: dict[str, Array], expected: list[Array], tolerance: float = 1e-4) -> None:
-    for array, want in zip(found.values(), expected, strict=True):
-        np.testing.assert_allclose(array, want, rtol=0, atol=tolerance * np.abs(want).max())
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("target", LINUX)
@@ -90,7 +51,113 @@ def test_codes_are_those_of_x86(target: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
-def on_x86(proto: onnx.ModelProto, feeds: dict[str, Array], folder: Path) -> dict[str, Array]:
-    artifact = sparsecc.compile(proto, V4, folder / "x86.scc", measure=False)
-    with artifact.load() as session:
-        return session.run(feeds)
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """Two layers, and a call of the C library's mathematics."""
+    net = Network()
+    y = net.conv(net.input(1, 8, 9, 9), 8, 16, (3, 3), pads=[1] * 4, pattern="4x1 80")
+    net.output(net.add("Sin", y))
+    return net
+
+
+def symbols(library: Path) -> set[str]:
+    """Undefined dynamic symbols, without their versions."""
+    text = subprocess.run(
+        ["readelf", "-W", "--dyn-syms", str(library)], check=True, capture_output=True, text=True
+    ).stdout
+    return {match[1] for match in re.finditer(r" UND (\w+)", text)}
+
+
+def alignments(library: Path) -> set[int]:
+    """Of the segments that are loaded."""
+    text = subprocess.run(
+        ["readelf", "-W", "-l", str(library)], check=True, capture_output=True, text=True
+    ).stdout
+    return {int(line.split()[-1], 16) for line in text.splitlines() if line.strip().startswith("LOAD")}
+
+
+@pytest.mark.parametrize("embed", [False, True])
+@pytest.mark.parametrize("target", ["arm64-linux", "armv7-linux", "riscv64-linux"])
+def test_embedded_weights(target: str, embed: bool, network: Network, tmp_path: Path) -> None:
+    proto = network.proto()
+    artifact = compiled(proto, target, tmp_path, embed=embed)
+    assert (artifact.path / "weights.bin").exists() != embed
+    close(emulated(artifact, target, network.feeds), reference(proto, network.feeds))
+
+
+def test_shared_library_under_the_emulator(network: Network, tmp_path: Path) -> None:
+    """libmodel.so is found and loaded by the C library of the other machine."""
+    root = Path("/usr/aarch64-linux-gnu")
+    if not (root / "lib" / "ld-linux-aarch64.so.1").exists() or shutil.which("qemu-aarch64") is None:
+        pytest.skip("qemu-aarch64 or the C library for it (libc6-arm64-cross) is not installed")
+    folder = compiled(network.proto(), "arm64-linux", tmp_path).path
+    compiler = ["aarch64-linux-gnu-gcc"]
+    if shutil.which(compiler[0]) is None:
+        compiler = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-gnu.2.17"]
+    link = (f"-L{folder}", "-lmodel", "-o", str(tmp_path / "program"))
+    subprocess.run([*compiler, f"-I{folder}", str(folder / "run_model.c"), *link], check=True)
+    (tmp_path / "inputs").write_bytes(network.feeds["x0"].tobytes())
+    words = [tmp_path / "program", folder / "weights.bin", 3, tmp_path / "inputs", tmp_path / "outputs"]
+    emulator = ["qemu-aarch64", "-L", str(root), "-E", f"LD_LIBRARY_PATH={folder}"]
+    subprocess.run([*emulator, *map(str, words)], check=True)
+    (expected,) = reference(network.proto(), network.feeds)
+    found = np.fromfile(tmp_path / "outputs", np.float32).reshape(expected.shape)
+    close({"y": found}, [expected])
+
+
+def test_library_checks_the_processor(tmp_path: Path) -> None:
+    """An artifact for a newer processor refuses an older one by itself."""
+    net = codes()
+    artifact = compiled(net.proto(), "arm64-linux+i8mm", tmp_path)
+    assert "i8mm" in artifact.manifest.features
+    if shutil.which("qemu-aarch64") is None:
+        pytest.skip("qemu-aarch64 is not installed")
+    with (
+        sparsecc.load(artifact.path, emulator="qemu-aarch64 -cpu cortex-a57") as session,
+        pytest.raises(ArtifactError, match="this processor lacks an instruction set"),
+    ):
+        session.run(net.feeds)
+
+
+def test_android(network: Network, tmp_path: Path) -> None:
+    """Nothing beyond bionic's names, pages of 16 KiB, and no library but its two."""
+    from sparsecc.cli.elf import needed_libraries
+
+    artifact = compiled(network.proto(), "arm64-android", tmp_path)
+    library = artifact.path / "libmodel.so"
+    assert artifact.manifest.machine == "aarch64-android"
+    assert {"sinf", "pthread_create"} <= symbols(library) <= {*BIONIC.split(), *BIONIC_MATH.split()}
+    assert alignments(library) == {0x4000}
+    assert set(needed_libraries(library)) == {"libc.so", "libm.so"}
+    with pytest.raises(ArtifactError, match="compiled for aarch64-android, and this machine is"):
+        artifact.load()
+    with pytest.raises(UsageError, match="there is no emulator for artifacts of aarch64-android"):
+        sparsecc.load(artifact.path, emulator="")
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_apple(network: Network, tmp_path: Path, embed: bool) -> None:
+    artifact = compiled(network.proto(), "arm64-apple", tmp_path, embed=embed)
+    data = (artifact.path / "libmodel.dylib").read_bytes()
+    assert data.startswith(bytes.fromhex("cffaedfe0c000001")) and b"_model_run" in data
+    assert (artifact.path / "libmodel.a").stat().st_size > 0
+    assert artifact.manifest.machine == "aarch64-darwin"
+
+
+# --- refusals -------------------------------------------------------------------------------------------
+
+
+def test_another_architecture(network: Network, tmp_path: Path) -> None:
+    artifact = sparsecc.compile(network.proto(), "arm64-linux", tmp_path / "a.scc")
+    assert artifact.report.notes == ("Nothing was measured: this machine lacks aarch64-linux.",)
+    with pytest.raises(ArtifactError, match="was compiled for aarch64-linux, and this machine is x86_64"):
+        artifact.load()
+    with pytest.raises(UsageError, match="the emulator 'noqemu' was not found"):
+        sparsecc.load(artifact.path, emulator="noqemu -cpu max")
+
+
+def test_no_cross_compiler(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    with pytest.raises(LoweringError, match=r"no C compiler for aarch64-linux was found .* aarch64-linux"):
+        sparsecc.compile(network.proto(), "arm64-linux", tmp_path / "a.scc", measure=False)
