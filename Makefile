@@ -8,6 +8,7 @@
 #   make decode         a language model's linear layers, token by token: benchmarks/results/decode.json
 #   make decode-peer    the same against llama.cpp, which it compiles: benchmarks/results/decode-peer.json
 #   make targets        whole networks under emulators, in Node, wasmtime and Chromium: docs/targets.md
+#   make pipeline       inner loops for ARM in llvm-mca's models of cores: docs/targets.md
 #   make threads        two threads against one on whole networks: benchmarks/results/threads.json
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
@@ -40,7 +41,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench bench-kernels bench-int8 int8-peers decode targets threads pruning accuracy accuracy-int8 coverage coverage-wide permutation peers decode-peer clean
+.PHONY: help env demo test lint format models bench bench-kernels bench-int8 int8-peers decode targets pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide permutation peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -102,6 +103,9 @@ decode-peer: $(STAMP) $(LLAMA)
 
 targets: $(STAMP)
 	$(BIN)/python -m benchmarks.targets $(MODELS)
+
+pipeline: $(STAMP)
+	$(BIN)/python -m benchmarks.pipeline
 
 threads: $(STAMP)
 	$(BIN)/python -m benchmarks.threads $(MODELS)
