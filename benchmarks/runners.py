@@ -169,8 +169,11 @@ RUNNERS: dict[str, tuple[str, Callable[[Path, Mapping[str, Array]], Outputs]]] =
 """Name -> target of the artifacts, and what runs them."""
 
 
-def instructions(path: Path, feeds: Mapping[str, Array]) -> int:
+def instructions(path: Path, feeds: Mapping[str, Array], emulator: str = "") -> int:
     """Instructions that one run executes: the emulator's count, or WebAssembly's.
+
+    Args:
+        emulator: a command line; "" takes the platform's.
 
     Raises:
         RuntimeError: the emulator takes no plugins.
@@ -191,7 +194,7 @@ def instructions(path: Path, feeds: Mapping[str, Array]) -> int:
         (work / "inputs").write_bytes(_joined(manifest, feeds))
         words = [program, folder / "weights.bin", 1, work / "inputs", work / "outputs"]
         done = subprocess.run(
-            [platform.emulator, "-plugin", str(plugin), *map(str, words)],
+            [*(emulator or platform.emulator).split(), "-plugin", str(plugin), *map(str, words)],
             capture_output=True,
             text=True,
             check=False,

@@ -44,7 +44,12 @@ VARIANTS: dict[str, tuple[int, str]] = {
     "int8 unstructured 80 %": (8, "unstructured"),
 }
 """Bits and pattern; a word of codes holds four channels, so blocks of 8 bits are four wide."""
-COUNTED = {"arm64-linux": "AArch64", "wasm32": "WebAssembly"}
+COUNTED = {
+    "arm64-linux": ("AArch64", ""),
+    "arm64-linux+dotprod": ("with SDOT", "qemu-aarch64 -cpu max"),
+    "wasm32": ("WebAssembly", ""),
+}
+"""Target -> what the table calls it, and the emulator."""
 SPARSITY = 0.8
 Array = npt.NDArray[Any]
 Json = dict[str, Any]
@@ -98,10 +103,10 @@ def _variant(name: str, variant: str, rows: Json, save: Callable[[], None]) -> N
                 rows[runner] = _difference(run(artifact(target).path, feeds), expected)
                 print(f"{name:18} {variant:22} {runner:14} {_cell(rows[runner])}", flush=True)
                 save()
-        for target in COUNTED:
+        for target, (_, emulator) in COUNTED.items():
             if target not in rows:
-                path = artifact(target).path
-                rows[target] = {"instructions": instructions(path, feeds), **_library(artifact(target))}
+                count = instructions(artifact(target).path, feeds, emulator)
+                rows[target] = {"instructions": count, **_library(artifact(target))}
                 print(f"{name:18} {variant:22} {target:14} {rows[target]}", flush=True)
                 save()
 
@@ -165,7 +170,7 @@ def as_tables(found: Json) -> str:
             cells = " | ".join(_cell(rows[runner]) for runner in RUNNERS)
             lines.append(f"| {name} | {variant} | {cells} |")
     heads = [
-        f"{kind}, {what}" for kind in COUNTED.values() for what in ("10^6 instructions", "of dense", "kB")
+        f"{kind}, {what}" for kind, _ in COUNTED.values() for what in ("10^6 instructions", "of dense", "kB")
     ]
     lines += ["", f"| network | | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
     for name in NAMES:

@@ -1,7 +1,7 @@
 """ARM: 64 bits with NEON on Linux, Android and Apple's systems, 32 bits with NEON and VFPv4 on Linux.
 
-`+i8mm` (ARMv8.6 USDOT) is for products of 8-bit codes; without it bytes are widened, which every processor
-can do.
+`+dotprod` (SDOT, ARMv8.2 to 8.4) and `+i8mm` (USDOT, ARMv8.6) are for products of 8-bit codes; without them
+bytes are widened, which every processor can do. Apple's have SDOT from the first on.
 """
 
 from __future__ import annotations
@@ -59,11 +59,15 @@ _64 = (
         _ARM64,
         name="arm64-apple",
         platform=_APPLE,
+        dot="asimddp",
+        products="sdot",
         verified="linked; kernels as arm64-linux, not run on a device",
     ),
 )
 MACHINES = (
     *_64,
+    replace(_ARM64, name="arm64-linux+dotprod", dot="asimddp", products="sdot"),
+    replace(_64[1], name="arm64-android+dotprod", dot="asimddp", products="sdot"),
     replace(_ARM64, name="arm64-linux+i8mm", dot="i8mm", products="usdot"),
     Machine(
         "armv7-linux",

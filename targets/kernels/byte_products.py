@@ -1,8 +1,8 @@
 """Products of words of four 8-bit codes: sum + x0 w0 + x1 w1 + x2 w2 + x3 w3, exact in int32.
 
-x are unsigned bytes and w signed ones. Where an instruction does all of that (x86 VNNI, ARM I8MM) it is one
-call; where one multiplies pairs of 16 bits (x86 PMADDWD, WebAssembly's dot) bytes become 16 bits wide, since
-the instruction for bytes saturates; else each byte becomes a lane of 32 bits.
+x are unsigned bytes and w signed ones. One instruction does all of that (x86 VNNI, ARM USDOT), or takes
+signed bytes (ARM SDOT: x - 128, and sums start with 128 (w0 + w1 + w2 + w3)), or multiplies pairs of 16 bits,
+which bytes become then (x86 PMADDWD, WebAssembly's dot); else each byte becomes a lane of 32 bits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _PAIRS = {
     ("", 8): "llvm.x86.avx2.pmadd.wd",
     ("simd128", 4): "llvm.wasm.dot",
 }
+_SIGNED = {"asimddp": "llvm.aarch64.neon.sdot"}
 _BYTES = 4  # of a word
+_HALF = 128
+_FLIP = -0x7F7F7F80  # the bits 0x80808080
 
 
 class Dot(Protocol):
@@ -50,13 +53,20 @@ class Dot(Protocol):
 
 def transposing_pays(feature: str, lanes: int) -> bool:
     """Whether bytes are worth arranging so that one product takes four of them."""
-    return feature in _WHOLE or ("", lanes) in _PAIRS
+    return feature in _WHOLE or feature in _SIGNED or ("", lanes) in _PAIRS
+
+
+def taken_away(feature: str) -> int:
+    """What `inputs` takes away from each byte: sums start with that times the sum of all weights."""
+    return _HALF if feature in _SIGNED else 0
 
 
 def dot_of(builder: KernelBuilder, feature: str, lanes: int) -> Dot:
     """The products that a machine has with vectors of `lanes` words and the CPU feature `feature`, or ""."""
     if feature in _WHOLE:
         return _Whole(builder, _WHOLE[feature], lanes)
+    if feature in _SIGNED:
+        return _Signed(builder, _SIGNED[feature], lanes)
     if (feature, lanes) in _PAIRS:
         return _Pairs(builder, _PAIRS[feature, lanes], lanes)
     return _Lanes(builder, lanes)
@@ -71,7 +81,7 @@ class _Whole:
         self._b, self._intrinsic, self._lanes = builder, intrinsic, lanes
 
     def weights(self, word: Any, parts: tuple[int, ...]) -> list[Any]:
-        return self.inputs(vector_of(word, self._lanes), parts)
+        return [self._b.register(vector_of(word, self._lanes), self._lanes, "int32").value for _ in parts]
 
     def inputs(self, words: Any, parts: tuple[int, ...]) -> list[Any]:
         return [self._b.register(words, self._lanes, "int32").value for _ in parts]
@@ -80,6 +90,14 @@ class _Whole:
         wide = f"int8x{_BYTES * self._lanes}"
         x, w = tirx.reinterpret(wide, inputs[0]), tirx.reinterpret(wide, weights[0])
         return tirx.call_llvm_pure_intrin(f"int32x{self._lanes}", self._intrinsic, total, x, w)
+
+
+class _Signed(_Whole):
+    """One instruction for signed bytes: with its highest bit flipped a byte is 128 less."""
+
+    def inputs(self, words: Any, parts: tuple[int, ...]) -> list[Any]:
+        flipped = tirx.bitwise_xor(words, vector_of(const(_FLIP), self._lanes))
+        return super().inputs(flipped, parts)
 
 
 class _Pairs:

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
-from sparsecc.targets.kernels.byte_products import Dot, dot_of
+from sparsecc.targets.kernels.byte_products import Dot, dot_of, taken_away
 from sparsecc.targets.kernels.codes import CHANNELS, CodeWriter, code_writer
 from sparsecc.targets.kernels.depthwise import DepthwiseForm, Strip, StripWriter
 from sparsecc.targets.kernels.epilogue import EpilogueOperands
 from sparsecc.targets.kernels.vector_math import multiply_add
-from sparsecc.targets.tir import KernelBuilder, Register, broadcasts, const, vector_of
+from sparsecc.targets.tir import KernelBuilder, Pointer, Register, broadcasts, const, vector_of
 
 _ROWS = 4  # of a transposed word
 
@@ -63,14 +63,16 @@ def strip_of(kernel_rows: int, stride: int, dilation: int) -> int:
 def depthwise_codes_kernel(form: DepthwiseCodesForm, symbol: str) -> Any:
     """The PrimFunc of a form; the multiplier is 1.
 
-    Pointers: value (`pack_depthwise`, or `pack_taps`), scale [M] and bias [M], limits of codes, X and Y
-    words, then the epilogue's. Scalars: word channels, the word of four codes of zero, X's word channel
-    pitch, origin and batch stride, the same three of Y, then the epilogue's. Extent: batch x word channels.
-    What is outside the plane is the code of zero. Writes up to one vector behind a row's last column.
+    Pointers: value (`pack_depthwise`, or `pack_taps`), scale [M] and bias [M], [what sums start with, M],
+    limits of codes, X and Y words, then the epilogue's. Scalars: word channels, the word of four codes of
+    zero, X's word channel pitch, origin and batch stride, the same three of Y, then the epilogue's. Extent:
+    batch x word channels. What is outside the plane is the code of zero. Writes up to one vector behind a
+    row's last column.
     """
     b = KernelBuilder()
     g = form.geometry
     value, scale, bias = b.pointer("value", "int32"), b.pointer("scale"), b.pointer("bias")
+    starts = b.pointer("starts", "int32") if taken_away(form.feature) else None
     limits, x, y = b.pointer("limits", "int32"), b.pointer("x", "int32"), b.pointer("y", "int32")
     operands = EpilogueOperands(b, g.epilogue)
     words, zero = b.scalar("words"), b.scalar("zero")
@@ -89,7 +91,7 @@ def depthwise_codes_kernel(form: DepthwiseCodesForm, symbol: str) -> Any:
         kind = _DirectWriter if form.direct else _CodesWriter
         strips = kind(b, g, (value, bias, x, y), operands, (m, batch, x0, y0, y_at))
         strips.outside, strips.scale, strips.dot, strips.codes = outside, scale, dot, writer
-        strips.fused, strips.by_lane = form.fused, form.by_lane
+        strips.fused, strips.by_lane, strips.starts = form.fused, form.by_lane, starts
         strips.planes()
     return b.function(symbol)
 
@@ -136,14 +138,14 @@ class _CodesWriter(StripWriter):
     codes: CodeWriter
     fused: bool
     by_lane: bool
+    starts: Pointer | None
 
     def column(self, strip: Strip, column: Any, known: int) -> None:
         f, b, V = self.form, self.b, self.form.lanes
         kw = f.kernel[1]
         pairs = _pairs(f.kernel[0], f.strip, f.stride[0], f.dilation[0])
         used = [(index, row, word) for index, (row, word) in enumerate(pairs) if row < strip.rows]
-        zero = vector_of(const(0), V)
-        acc = [[b.register(zero, V, "int32") for _ in range(strip.rows)] for _ in range(CHANNELS)]
+        acc = self._sums(strip)
         read = {
             f.stride[0] * row + f.dilation[0] * tap for row in range(strip.rows) for tap in range(f.kernel[0])
         }
@@ -157,6 +159,15 @@ class _CodesWriter(StripWriter):
                         weights = self.dot.weights(self.value[at], which)
                         b.set(acc[c][row], self.dot.add(acc[c][row].value, inputs, weights))
         self._store(strip, column, acc)
+
+    def _sums(self, strip: Strip) -> list[list[Register]]:
+        """New ones [channel][row]."""
+        V = self.form.lanes
+        at = self.m * CHANNELS
+        first = [const(0) if self.starts is None else self.starts[at + c] for c in range(CHANNELS)]
+        return [
+            [self.b.register(vector_of(start, V), V, "int32") for _ in range(strip.rows)] for start in first
+        ]
 
     def _store(self, strip: Strip, column: Any, acc: list[list[Register]]) -> None:
         """Finish the sums [channel][row] and store their words."""
@@ -192,8 +203,7 @@ class _DirectWriter(_CodesWriter):
     def column(self, strip: Strip, column: Any, known: int) -> None:
         f, b, V = self.form, self.b, self.form.lanes
         kh, kw = f.kernel
-        zero = vector_of(const(0), V)
-        acc = [[b.register(zero, V, "int32") for _ in range(strip.rows)] for _ in range(CHANNELS)]
+        acc = self._sums(strip)
         readers: dict[int, list[tuple[int, int]]] = {}
         for r, dy in product(range(strip.rows), range(kh)):
             readers.setdefault(f.stride[0] * r + f.dilation[0] * dy, []).append((r, dy))

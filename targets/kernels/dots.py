@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
-from sparsecc.targets.kernels.byte_products import dot_of
+from sparsecc.targets.kernels.byte_products import dot_of, taken_away
 from sparsecc.targets.kernels.codes import CHANNELS, code_writer
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.kernels.spmm import for_tiles
@@ -56,9 +56,9 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
     """The PrimFunc of a form.
 
     Pointers: parts, group_rows, group_count, group_base, row, offset, value (as `SpmmTables.arrays`), scale
-    and bias per row, [limits of codes], X, Y, then the epilogue's operands. Scalars: tiles of the first
-    class, of the second, parts, Y's row pitch (of words: word row pitch) and origin, X's and Y's batch
-    strides, then the epilogue's. Extent: batch x tiles x parts.
+    and bias per row, [what sums start with per row], [limits of codes], X, Y, then the epilogue's operands.
+    Scalars: tiles of the first class, of the second, parts, Y's row pitch (of words: word row pitch) and
+    origin, X's and Y's batch strides, then the epilogue's. Extent: batch x tiles x parts.
     """
     b = KernelBuilder()
     V, R = form.lanes, form.rows
@@ -67,6 +67,7 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
     )
     row, offset, value = (b.pointer(n, "int32") for n in ("row", "offset", "value"))
     scale, bias = b.pointer("scale"), b.pointer("bias")
+    starts = b.pointer("starts", "int32") if taken_away(form.feature) else None
     limits = b.pointer("limits", "int32") if form.codes else None
     x, y = b.pointer("x", "int32"), b.pointer("y", "int32" if form.codes else "float32")
     operands = EpilogueOperands(b, form.epilogue)
@@ -105,8 +106,8 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
             r0 = b.register(row[entry], dtype="int32").value
             to = b.register(tirx.truncdiv(r0, const(rows_of_y)) * pitch + y0, dtype="int32").value
             start = b.register(base[g] + (entry - rows[g]) * count[g], dtype="int32").value
-            zero = vector_of(const(0), V)
-            acc = [[b.register(zero, V, "int32") for _ in range(J)] for _ in range(R)]
+            first = [const(0) if starts is None else starts[r0 + r] for r in range(R)]
+            acc = [[b.register(vector_of(first[r], V), V, "int32") for _ in range(J)] for r in range(R)]
             multiply(acc, x0, start, count[g], ahead)
             for top, j in product(range(0, R, rows_of_y), range(J)):
                 place = pitch * (top // rows_of_y) + j * V

@@ -30,7 +30,15 @@ from sparsecc.targets.lower.conv_planes import (
     split_form,
     split_step,
 )
-from sparsecc.targets.lower.dots import Finish, Sums, choose_dots, define_finished, dots_step, finish_of
+from sparsecc.targets.lower.dots import (
+    Finish,
+    Sums,
+    choose_dots,
+    define_finished,
+    dots_step,
+    finish_of,
+    start_pointers,
+)
 from sparsecc.targets.lower.regions import PlaneRegions, flat
 from sparsecc.targets.lower.state import Lowering, base
 
@@ -149,8 +157,8 @@ def _depthwise(
     )]  # fmt: skip
     return low.step(
         call.name, "depthwise", symbol,
-        [*low.pack(packed, *finish.scale_and_bias()), *finish.limit_pointers(low), base(x), base(y),
-         *finish.operand_pointers(low)],
+        [*low.pack(packed, *finish.scale_and_bias()), *start_pointers(low, codes),
+         *finish.limit_pointers(low), base(x), base(y), *finish.operand_pointers(low)],
         [count, source.zero_word, *scalars, *(y.layout.strides[0] for _ in finish.tensors)],
         source.shape[0] * count,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sparsecc.targets.kernels.byte_products import taken_away
 from sparsecc.targets.kernels.codes import LARGEST, limits_of
 from sparsecc.targets.kernels.dots import DotsForm, dots_kernel, word_matrix
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
@@ -94,6 +95,15 @@ class Finish:
     def operand_pointers(self, low: Lowering) -> list[Pointer]:
         """What the epilogue takes."""
         return [*row_operand_pointers(low, self.row_operands), *map(base, self.tensors)]
+
+
+def start_pointers(low: Lowering, codes: npt.NDArray[np.int8]) -> list[Pointer]:
+    """What sums of [M, ...] weights start with, where the machine's products need it."""
+    taken = taken_away(low.machine.dot)
+    if not taken:
+        return []
+    starts = taken * codes.reshape(len(codes), -1).astype(np.int64).sum(axis=1)
+    return low.pack(np.pad(starts, (0, padded_rows_of(len(codes)) - len(codes))).astype(np.int32))
 
 
 def finish_of(
@@ -225,8 +235,8 @@ def dots_step(
     pitch, x_batch, y_batch = strides
     return low.step(
         call.name, "dots", symbol,
-        [*low.pack(*tables.arrays(), *finish.scale_and_bias()), *finish.limit_pointers(low),
-         base(x), base(finish.y), *finish.operand_pointers(low)],
+        [*low.pack(*tables.arrays(), *finish.scale_and_bias()), *start_pointers(low, words.view(np.int8)),
+         *finish.limit_pointers(low), base(x), base(finish.y), *finish.operand_pointers(low)],
         [first, second, parts, pitch, finish.y.layout.origin, x_batch, y_batch,
          *(y_batch for _ in finish.tensors)],
         tiles * parts,

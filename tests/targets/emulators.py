@@ -19,6 +19,7 @@ from sparsecc.targets.registry import MACHINES
 Array = npt.NDArray[Any]
 
 OPTIONS = {
+    "arm64-linux+dotprod": "qemu-aarch64 -cpu max",
     "arm64-linux+i8mm": "qemu-aarch64 -cpu max",
     "riscv64-linux+v": "qemu-riscv64 -cpu rv64,v=true,vext_spec=v1.0",
 }

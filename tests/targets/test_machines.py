@@ -24,8 +24,8 @@ from sparsecc.errors import ArtifactError, LoweringError, UsageError
 from sparsecc.targets.linking import BIONIC, BIONIC_MATH
 
 Array = npt.NDArray[Any]
-LINUX = ("arm64-linux", "arm64-linux+i8mm", "armv7-linux", "riscv64-linux", "riscv64-linux+v")
-ROOT = Path(__file__).parents[2]
+ARM = ("arm64-linux", "arm64-linux+dotprod", "arm64-linux+i8mm", "armv7-linux")
+LINUX = (*ARM, "riscv64-linux", "riscv64-linux+v")
 
 
 @pytest.mark.parametrize("target", LINUX)
