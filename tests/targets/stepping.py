@@ -36,7 +36,9 @@ from sparsecc.targets.registry import machine_for
 
 Array = npt.NDArray[Any]
 V2, V3, V4 = "x86-64-v2", "x86-64-v3", "x86-64-v4"
-TARGETS = (V2, V3, V4)
+TARGETS = (V3, V4)
+EVERY = (V2, *TARGETS)
+"""With vectors of four lanes, as ARM, RISC-V and WebAssembly have them."""
 GUARD = 4096  # canary bytes around inputs and outputs
 _CANARY = 0xA5
 _LOADED: dict[str, Any] = {}

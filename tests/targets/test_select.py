@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from networks import Array, Network, pruned
-from stepping import TARGETS, V3, V4, check
+from stepping import EVERY, V3, V4, check
 
 from sparsecc.targets.kernels.spmm import block_mask
 from sparsecc.targets.lower.select import block_masks, choose_rows, choose_spmm
@@ -18,7 +18,7 @@ def weights(rows: int, columns: int, pattern: str) -> Array:
     return pruned(rng.standard_normal((rows, columns)).astype(np.float32), pattern, rng).astype(np.float32)
 
 
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(params=EVERY)
 def machine(request: pytest.FixtureRequest) -> Machine:
     return MACHINES[request.param]
 
