@@ -8,6 +8,8 @@
 #   make peers          whole networks against OpenVINO and MNN, dense and sparse: docs/peers.md; MODELS= for some
 #   make decode         a language model's linear layers, token by token: benchmarks/results/decode.json
 #   make decode-peer    the same against llama.cpp, which it compiles: benchmarks/results/decode-peer.json
+#   make targets        whole networks under emulators, in Node, wasmtime and Chromium: docs/targets.md
+#   make pipeline       inner loops for ARM in llvm-mca's models of cores: docs/targets.md
 #   make threads        two threads against one on whole networks: benchmarks/results/threads.json
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
@@ -42,7 +44,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide permutation one-shot peers decode-peer clean
+.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide permutation one-shot peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,7 +56,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,demo,bench,peers,dev,zig]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,demo,bench,peers,dev,zig,wasm]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS)
 	@touch $@
 
@@ -104,6 +106,12 @@ decode: $(STAMP)
 
 decode-peer: $(STAMP) $(LLAMA)
 	$(BIN)/python -m benchmarks.decode_peer
+
+targets: $(STAMP)
+	$(BIN)/python -m benchmarks.targets $(MODELS)
+
+pipeline: $(STAMP)
+	$(BIN)/python -m benchmarks.pipeline
 
 threads: $(STAMP)
 	$(BIN)/python -m benchmarks.threads $(MODELS)

@@ -9,7 +9,6 @@ from networks import pruned
 from stepping import V3, V4, assert_close, lowered, reference, run_steps
 
 from sparsecc.cost import VectorMachine
-from sparsecc.targets.cpu import MACHINES
 from sparsecc.targets.lower.layers import RowsLayer, SpmmLayer
 from sparsecc.targets.lower.select import (
     choose_rows,
@@ -19,6 +18,7 @@ from sparsecc.targets.lower.select import (
     spmm_candidates,
     vector_machine,
 )
+from sparsecc.targets.registry import MACHINES
 
 VNNI = "x86-64-v4+vnni"
 

@@ -20,7 +20,7 @@ from stepping import V3, V4, assert_close, lowered, reference
 
 from sparsecc.artifact.pack import write_artifact
 from sparsecc.host import host_features
-from sparsecc.targets.cpu import MACHINES
+from sparsecc.targets.registry import MACHINES
 
 ALL = os.environ.get("SPARSECC_MEMCHECK") == "all"
 EVERY = 1 if ALL else 7
