@@ -175,3 +175,15 @@ def check_out(path: Path, *, force: bool) -> None:
         raise UsageError(f"{path} exists: add --force to replace it, or choose another name")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {path.absolute().parent}")
+
+
+def add_calibration(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Add the option for inputs like those that the network will see."""
+    group.add_argument(
+        "--calibration",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help=".npz with inputs by name, one batch or several on top of each other (may be repeated)",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sparsecc.cli.options import Verbs, add_source, add_verb, check_out, read_shapes
+from sparsecc.cli.options import Verbs, add_calibration, add_source, add_verb, check_out, read_shapes
 from sparsecc.cli.progress import Progress
 from sparsecc.cli.table import table
 
@@ -41,14 +41,7 @@ def add(verbs: Verbs) -> None:
         help="leave smaller weights alone (1024, with --calibration 0)",
     )
     group = parser.add_argument_group("activations in 8 bits")
-    group.add_argument(
-        "--calibration",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help=".npz with inputs by name, one batch or several on top of each other (may be repeated)",
-    )
+    add_calibration(group)
     group.add_argument("--method", help="how ranges are chosen: minmax (default), percentile or entropy")
     group.add_argument(
         "--percentile", type=float, metavar="P", help="values inside the range, for that method (99.999)"

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sparsecc.cli.options import Verbs, add_source, add_sparsity, add_verb, check_out, read_shapes
+from sparsecc.cli.options import (
+    Verbs,
+    add_calibration,
+    add_source,
+    add_sparsity,
+    add_verb,
+    check_out,
+    read_shapes,
+)
 from sparsecc.cli.progress import Progress
 from sparsecc.cli.table import table
 
@@ -31,14 +39,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("-f", "--force", action="store_true", help="replace it if it exists")
     add_sparsity(parser)
     group = parser.add_argument_group("with data")
-    group.add_argument(
-        "--calibration",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help=".npz with inputs by name, one batch or several on top of each other (may be repeated)",
-    )
+    add_calibration(group)
     group.add_argument(
         "--method",
         choices=("magnitude", "wanda", "sparsegpt", "alps"),

@@ -98,6 +98,32 @@ def test_sparsify(cli: Cli, network: Path, tmp_path: Path) -> None:
     assert cli("sparsify", network, "-o", out, "--pattern", "2:4", "--force").code == 0
 
 
+def test_sparsify_with_data(cli: Cli, network: Path, tmp_path: Path) -> None:
+    """Less is lost than by magnitude, and what does not fit together is a sentence."""
+    samples = np.random.default_rng(0).standard_normal((24, 8, 12, 12)).astype(np.float32)
+    data = tmp_path / "data.npz"
+    np.savez(data, x=samples[:16])
+    options = ("--pattern", "unstructured", "--sparsity", "0.7", "--min-size", "0")
+    losses: list[float] = []
+    for number, more in enumerate(
+        ((), ("--calibration", data), ("--calibration", data, "--method", "wanda"))
+    ):
+        out = tmp_path / f"{number}.onnx"
+        found = cli("sparsify", network, "-o", out, *options, *more)
+        assert found.code == 0, found.err
+        share = float(found.out.rsplit(": ", 1)[1].split("%")[0])
+        assert abs(share - 70) < 1  # wanda rounds in every row
+        ours, theirs = (reference(path, samples[16:17]) for path in (out, network))
+        losses.append(float(np.abs(ours - theirs).max()))
+    assert losses[1] < losses[0]
+    out = tmp_path / "refused.onnx"
+    refused = cli("sparsify", network, "-o", out, *options, "--method", "sparsegpt")
+    assert refused.code == 2 and "needs calibration data" in refused.sentence()
+    refused = cli("sparsify", network, "-o", out, *options, "--calibration", data, "--method", "magnitude")
+    assert refused.code == 2 and "needs no calibration data" in refused.sentence()
+    assert not out.exists()
+
+
 def test_quantize(cli: Cli, network: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.onnx"
     found = cli("quantize", network, "-o", out, "--skip", "w2")
