@@ -26,7 +26,7 @@ from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.groups import ROWS, stored_groups
 from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
 from sparsecc.targets.kernels.quads import chains, side_loads
-from sparsecc.targets.kernels.spmm import tile_classes
+from sparsecc.targets.kernels.spmm import block_mask, tile_classes
 from sparsecc.targets.lower.layers import BoolArray, Layer, RowsLayer, SpmmLayer, block_masks
 from sparsecc.targets.lower.state import Machine
 
@@ -235,8 +235,10 @@ def rows_candidates(layer: RowsLayer, machine: Machine, *, dense_only: bool) -> 
     candidates = [blocks("dense", -(-rows // height) * reduction, height) for height in heights]
     if dense_only:
         return candidates
-    masks = block_masks(matrix, set(heights))
-    candidates += [blocks("blocks", int(np.count_nonzero(masks[height])), height) for height in heights]
+    # one mask at a time: each has a quarter of the weights' bytes
+    candidates += [
+        blocks("blocks", int(np.count_nonzero(block_mask(matrix, height))), height) for height in heights
+    ]
     if layer.contiguous and lanes == LANES and reduction >= BUCKET:
         steps = bucket_steps(matrix != 0)
         cost = partial(lookup_seconds, int(steps.sum()), steps.size, columns, value_bytes=value_bytes)
