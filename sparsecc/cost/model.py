@@ -6,8 +6,9 @@ clock; choices only compare them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import exp
+from dataclasses import dataclass, field
+
+from sparsecc.cost.constants import Constants, constants_for
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class VectorMachine:
         fma, loads: vector instructions of each kind per cycle.
         l1_bytes, l2_bytes: cache sizes.
         stream_bytes: bytes per cycle of weights from L3.
-        clock: cycles per second.
+        clock: cycles per second, by which predictions are turned into time.
+        constants: fitted on this family of CPUs, or another.
     """
 
     lanes: int
@@ -29,56 +31,7 @@ class VectorMachine:
     l2_bytes: int = 1024 * 1024
     stream_bytes: float = 20.0
     clock: float = 4.0e9
-
-
-@dataclass(frozen=True)
-class SpmmShape:
-    """One layer in one form of the spmm kernel.
-
-    Attributes:
-        rows, width: R and J of the register tile.
-        entries: row blocks, summed over chunks.
-        blocks: stored blocks of R x 1.
-        vectors: vectors of output positions.
-        chunk_columns: columns that are live in a chunk.
-        column_bytes: bytes of X that one column adds to a tile's footprint.
-        unaligned: whether most vectors of X straddle two cache lines.
-        chunked: whether partial sums wait in memory between chunks.
-        chains: sums that are kept apart for each accumulator.
-        side_loads: loads per block besides those of X.
-        batch: repetitions.
-    """
-
-    rows: int
-    width: int
-    entries: int
-    blocks: int
-    vectors: int
-    chunk_columns: int
-    column_bytes: float
-    unaligned: bool
-    chunked: bool
-    chains: int
-    side_loads: float
-    batch: int = 1
-
-
-def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
-    """Predicted time of one spmm call."""
-    R, J = shape.rows, shape.width
-    footprint = shape.chunk_columns * shape.column_bytes / machine.l1_bytes
-    # loads of X slow down gradually as a chunk's columns outgrow L1
-    level = 1.0 + 0.9 / (1.0 + exp(-(footprint - 1.25) / 0.15))
-    if shape.unaligned:
-        level *= 1.7
-    loads = (J * level + shape.side_loads) / machine.loads * (1.22 if R <= 2 else 1.0)
-    # a sum waits for the addition before, unless another block's runs meanwhile
-    latency = 0.8 * 4.0 / shape.chains
-    block = max(R * J / machine.fma * 1.13, loads, latency)
-    entry = 2.0 + (2.1 + (0.25 if shape.chunked else 0.0)) * R * J
-    tiles = shape.vectors / J
-    cycles = tiles * (shape.blocks * block + shape.entries * entry)
-    return shape.batch * cycles / machine.clock
+    constants: Constants = field(default_factory=constants_for)
 
 
 def rows_seconds(

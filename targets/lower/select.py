@@ -14,6 +14,7 @@ import numpy as np
 from sparsecc.cost import (
     SpmmShape,
     VectorMachine,
+    constants_for,
     csr_seconds,
     groups_seconds,
     lookup_seconds,
@@ -25,7 +26,7 @@ from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.groups import ROWS, stored_groups
 from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
-from sparsecc.targets.kernels.quads import chains, side_loads
+from sparsecc.targets.kernels.quads import chains, worth_packing
 from sparsecc.targets.kernels.spmm import block_mask, tile_classes
 from sparsecc.targets.lower.layers import BoolArray, Layer, RowsLayer, SpmmLayer, block_masks
 from sparsecc.targets.lower.state import Machine
@@ -131,7 +132,10 @@ Select = Callable[[Layer, Mapping[str, float], str], tuple[str, str] | None]
 
 
 def vector_machine(machine: Machine) -> VectorMachine:
-    return VectorMachine(machine.lanes, l1_bytes=machine.l1_bytes, l2_bytes=machine.l2_bytes)
+    constants = constants_for(machine.cpu)
+    return VectorMachine(
+        machine.lanes, l1_bytes=machine.l1_bytes, l2_bytes=machine.l2_bytes, constants=constants
+    )
 
 
 def choose_spmm(
@@ -195,20 +199,32 @@ def spmm_candidates(layer: SpmmLayer, machine: Machine, *, dense_only: bool) -> 
     masks = {} if dense_only else block_masks(layer.matrix, {R for R, _ in tiles})
     found: dict[tuple[object, ...], SpmmChoice] = {}
     for R, J in tiles:
-        widths, _ = tile_classes(layer.vectors, J)
-        width = widths[0]
+        widths, tiles_of = tile_classes(layer.vectors, J)
         # neighbouring taps of a channel read overlapping vectors
-        column_bytes = width * machine.lanes * 4 * (1.0 if layer.taps == 1 else 0.4)
-        unaligned = layer.taps > 1 and not (layer.shiftable and R == 1)
-        rows = -(-M // R)
+        shared = 1.0 if layer.taps == 1 else 0.4
+        rows, vector = -(-M // R), machine.lanes * 4
         for dense in (True,) if dense_only else (False, True):
             stored, read = (rows * K, 1.0) if dense else _stored_and_read(masks[R])
+            packed = not (dense or layer.words) and worth_packing(R, max(widths))
             for chunk in [K] if layer.words else _chunks(K):
                 columns = -(-K // -(-K // chunk))
                 shape = SpmmShape(
-                    R, width, rows * -(-K // columns), stored, layer.vectors, int(columns * read),
-                    column_bytes, unaligned, columns < K, chains(R, width), side_loads(R), layer.batch,
-                )  # fmt: skip
+                    rows=R,
+                    width=layer.vectors / sum(tiles_of),
+                    tiles=sum(tiles_of),
+                    entries=rows * -(-K // columns),
+                    blocks=stored,
+                    outputs=M * layer.vectors,
+                    inputs=K * read * layer.vectors / (1.0 if layer.taps == 1 else 0.6 * layer.taps),
+                    input_bytes=K / layer.taps * layer.vectors * vector,
+                    weight_bytes=stored * (R * 4 + (2 if packed else 4)),
+                    chunk_bytes=columns * read * widths[0] * vector * shared,
+                    unaligned=layer.taps > 1 and not (layer.shiftable and R == 1),
+                    chunked=columns < K,
+                    chains=chains(R, widths[0]) if packed else 1,
+                    words=layer.words,
+                    batch=layer.batch,
+                )
                 choice = SpmmChoice(R, J, columns, dense, layer.words, partial(spmm_seconds, shape))
                 found.setdefault((R, widths, columns, dense), choice)
     return list(found.values())

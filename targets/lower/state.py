@@ -91,6 +91,7 @@ class Machine:
         registers: vector registers.
         features: CPU features needed, in the names of /proc/cpuinfo.
         l1_bytes, l2_bytes: data cache sizes of a core.
+        cpu: family whose constants of the cost model hold; "" for the default ones.
         dot: the feature that products of 8-bit codes use (kernels/codes.py), where there are any; or "".
     """
 
@@ -101,6 +102,7 @@ class Machine:
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
     dot: str = ""
+    cpu: str = ""
 
     @property
     def target(self) -> str:
