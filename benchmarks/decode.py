@@ -39,8 +39,8 @@ PATTERNS: dict[str, tuple[str, float] | None] = {
     "16x1 70 %": ("16x1", 0.7),
     "1x32 50 %": ("1x32", 0.5),
 }
-PRECISIONS = {"dense": ("float32", "int8", "int4"), "1x32 50 %": ("int4",)}
-"""Others are float32 and int8."""
+PRECISIONS = {"dense": ("float32", "bfloat16", "int8", "int4"), "1x32 50 %": ("int4",)}
+"""Others are float32, bfloat16 and int8."""
 TOLERANCE = 1e-4
 WORSE = 4
 """Rounding grows over 60 normalisations: errors up to so many times ONNX Runtime's own are rounding."""
@@ -84,7 +84,7 @@ def main() -> int:
         ir.save(sparsecc.quantize(model).model, small)
         for pattern, options in PATTERNS.items():
             sparse = model if options is None else sparsecc.sparsify(model, *options).model
-            for precision in PRECISIONS.get(pattern, ("float32", "int8")):
+            for precision in PRECISIONS.get(pattern, ("float32", "bfloat16", "int8")):
                 row = _row(sparse, precision, inputs, (dense, small), folder / "m.scc", args.runs)
                 rows.append({"pattern": pattern, **row})
                 print(
@@ -120,7 +120,7 @@ def _row(
 ) -> Json:
     """One pattern in one precision: times, ratios to both peers, errors to what the nodes say."""
     if precision != "float32":
-        model = sparsecc.quantize(model, int(precision.removeprefix("int"))).model
+        model = sparsecc.quantize(model, int(precision.lstrip("bfloatin"))).model
     artifact = sparsecc.compile(model, out=out, overwrite=True)
     with pinned(1), artifact.load(threads=1) as session:
         others = [OnnxRuntime(path, 1) for path in peers]

@@ -1,6 +1,7 @@
 """Turn constants that are stored in few bits back into floats, so that every pass and kernel knows them.
 
-DequantizeLinear(w: int8, scale, zero point) -> w: float32.  Lowering finds int8 weights by their values.
+DequantizeLinear(w: int8, scale, zero point) -> w: float32, and Cast(w: bfloat16) -> w: float32. Lowering
+finds such weights by their values.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sparsecc.passes.base import Context, Pass, PassResult
 
 @dataclass(frozen=True)
 class FoldDequantize(Pass):
-    """Compute DequantizeLinear of constants (ONNX DequantizeLinear-23: per tensor, axis or block).
+    """Compute DequantizeLinear (ONNX DequantizeLinear-23: per tensor, axis or block) and Cast of constants.
 
     The result keeps the name and history of what was quantised. `fold-constants` leaves these nodes alone,
     since a file of them is meant to stay small.
@@ -44,7 +45,7 @@ class FoldDequantize(Pass):
         folded = 0
         refusals: list[Refusal] = []
         for node in list(model.graph.all_nodes()):
-            if node.op_type != "DequantizeLinear" or node.domain != "" or is_output(node.outputs[0]):
+            if node.domain != "" or is_output(node.outputs[0]) or not _widens(node):
                 continue
             tensors = [constant_tensor(value) for value in node.inputs]
             if any(t is None for t, v in zip(tensors, node.inputs, strict=True) if v is not None):
@@ -60,6 +61,15 @@ class FoldDequantize(Pass):
             folded += 1
         notes = (f"turned {folded} quantised constants back into floats",) if folded else ()
         return PassResult(bool(folded), tuple(refusals), notes)
+
+
+def _widens(node: ir.Node) -> bool:
+    """Whether it turns its first input from few bits into float32."""
+    if node.op_type != "Cast":
+        return node.op_type == "DequantizeLinear"
+    tensor = constant_tensor(node.inputs[0])
+    small = tensor is not None and tensor.dtype == ir.DataType.BFLOAT16
+    return small and node.outputs[0].dtype == ir.DataType.FLOAT
 
 
 def _computed(node: ir.Node, tensors: list[ir.TensorProtocol | None]) -> np.ndarray:

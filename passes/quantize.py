@@ -1,5 +1,6 @@
-"""Store weights in 8 or 4 bits: a quarter or a sixth of the bytes, computed in float32.
+"""Store weights in 16, 8 or 4 bits: a half, a quarter or a sixth of the bytes, computed in float32.
 
+16 bits: w -> Cast(bfloat16(w))
 8 bits: w -> DequantizeLinear(round(w / s): int8, s), s = max |row| / 127
 4 bits: w -> DequantizeLinear(round(w / s): int4, s), s = max |32 inputs of a row| / 7
 """
@@ -17,22 +18,29 @@ from sparsecc.errors import Refusal, UsageError
 from sparsecc.ir.edit import add_initializer, constant_of, fresh_name, used_names
 from sparsecc.ir.encoding import as_matrix, encoding_of, fits, from_matrix, set_encoding, tagged_encoding
 from sparsecc.ir.provenance import inherit, record
-from sparsecc.ir.quantized import BLOCK, LARGEST, quantize_matrix
+from sparsecc.ir.quantized import BLOCK, quantize_matrix
 from sparsecc.ir.weights import WeightUse, weight_uses
 from sparsecc.passes.base import Context, Pass, PassResult
+
+_STORED = {
+    16: "bfloat16",
+    8: "int8 with a scale per output",
+    4: f"int4 with a scale per {BLOCK} inputs of an output",
+}
 
 
 @dataclass(frozen=True)
 class Quantize(Pass):
     """Weight-only, symmetric, the largest magnitude of those that share a scale at 127 or 7.
 
-    Follows ONNX QuantizeLinear-23. With 8 bits each output has a scale, with 4 bits every 32 inputs of an
-    output. Zeros stay zeros, so what is sparse stays sparse: quantise last. Depthwise convolutions, weights
-    that other ops read too, weights that are not float32, and layers that are skipped or too small are
-    refusals; with 4 bits convolutions and layers whose inputs 32 does not divide, too.
+    Follows ONNX QuantizeLinear-23; 16 bits are the nearest bfloat16 numbers, with no scale. With 8 bits each
+    output has a scale, with 4 bits every 32 inputs of an output. Zeros stay zeros, so what is sparse stays
+    sparse: quantise last. Depthwise convolutions, weights that other ops read too, weights that are not
+    float32, and layers that are skipped or too small are refusals; with 4 bits convolutions and layers whose
+    inputs 32 does not divide, too.
 
     Options:
-        bits: 8 or 4.
+        bits: 16, 8 or 4.
         skip: layer or parameter names to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
     """
@@ -42,12 +50,12 @@ class Quantize(Pass):
     min_size: int = 1024
 
     name: ClassVar[str] = "quantize"
-    summary: ClassVar[str] = "store weights in 8 or 4 bits"
+    summary: ClassVar[str] = "store weights in 16, 8 or 4 bits"
     keeps_numbers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.bits not in LARGEST:
-            raise UsageError(f"option bits of pass quantize is 8 or 4, not {self.bits}")
+        if self.bits not in _STORED:
+            raise UsageError(f"option bits of pass quantize is 16, 8 or 4, not {self.bits}")
         if self.min_size < 0:
             raise UsageError(f"option min-size of pass quantize must not be negative, not {self.min_size}")
 
@@ -66,8 +74,7 @@ class Quantize(Pass):
                 done += 1
             else:
                 refusals.append(refusal)
-        scales = "output" if self.bits == 8 else f"{BLOCK} inputs of an output"
-        notes = (f"{done} weights are int{self.bits} with a scale per {scales}",) if done else ()
+        notes = (f"{done} weights are {_STORED[self.bits]}",) if done else ()
         return PassResult(bool(done), tuple(refusals), notes)
 
     def refusal(self, uses: list[WeightUse], *, depthwise: bool = False) -> Refusal | None:
@@ -98,12 +105,19 @@ def quantize_weight(value: ir.Value, axis: int, bits: int, taken: set[str]) -> N
     Args:
         value: float32, read by weight uses only.
         axis: of its outputs.
-        bits: 8, or 4 for matrices whose inputs 32 divides.
+        bits: 16, 8, or 4 for matrices whose inputs 32 divides.
         taken: names of the model; gets the new ones.
     """
     array, graph = constant_of(value), value.graph
     assert array is not None and isinstance(graph, ir.Graph)
     name = value.name or "weight"
+    if bits == 16:
+        stored = add_initializer(
+            graph, fresh_name(taken, f"{name}.bfloat16"), array.astype(ml_dtypes.bfloat16)
+        )
+        to = [ir.AttrInt64("to", ir.DataType.FLOAT)]
+        _put(value, stored, ir.Node("", "Cast", [stored], to, num_outputs=1), axis, taken)
+        return
     found = quantize_matrix(as_matrix(array, axis), bits)
     codes, scale = from_matrix(found.codes, array.shape, axis), found.scale
     attributes = [ir.AttrInt64("axis", axis)]
@@ -112,15 +126,21 @@ def quantize_weight(value: ir.Value, axis: int, bits: int, taken: set[str]) -> N
         attributes = [ir.AttrInt64("axis", 1 - axis), ir.AttrInt64("block_size", BLOCK)]
     stored = add_initializer(graph, fresh_name(taken, f"{name}.int{bits}"), codes)
     scales = add_initializer(graph, fresh_name(taken, f"{name}.scale"), scale)
+    node = ir.Node("", "DequantizeLinear", [stored, scales], attributes, num_outputs=1)
+    _put(value, stored, node, axis, taken)
+
+
+def _put(value: ir.Value, stored: ir.Value, node: ir.Node, axis: int, taken: set[str]) -> None:
+    """Let `node`, which widens `stored`, take the place of `value`."""
+    graph, name = value.graph, value.name or "weight"
+    codes = constant_of(stored)
+    assert isinstance(graph, ir.Graph) and codes is not None
     inherit(stored, value)
     tag = tagged_encoding(stored)
     if tag is not None and not fits(codes, tag, axis):  # small weights may have become zeros
         set_encoding(stored, encoding_of(codes, axis))
     record(stored, Quantize.name)
-    node = ir.Node(
-        "", "DequantizeLinear", [stored, scales], attributes, num_outputs=1,
-        name=fresh_name(taken, f"{name}.dequantize"),
-    )  # fmt: skip
+    node.name = fresh_name(taken, f"{name}.dequantize")
     result = node.outputs[0]
     result.name, result.shape, result.type = fresh_name(taken, f"{name}.float32"), value.shape, value.type
     if len(graph):

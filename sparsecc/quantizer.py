@@ -45,9 +45,10 @@ def quantize(
     skip: Sequence[str] = (),
     min_size: int | None = None,
 ) -> QuantizeResult:
-    """Store weights in 8 or 4 bits on a copy; with calibration data quantise activations to 8 bits too.
+    """Store weights in 16, 8 or 4 bits on a copy; with calibration data quantise activations to 8 bits too.
 
-    Weights have a scale per output with 8 bits and one per 32 inputs with 4. Zeros stay zeros.
+    Weights of 16 bits are bfloat16; they have a scale per output with 8 bits and one per 32 inputs with 4.
+    Zeros stay zeros.
 
     Without calibration (weight-only) products are computed in float32. Linear layers with up to 8 columns, as
     a decoder has them, read the small weights, as memory limits them; all others are turned back when
@@ -59,7 +60,7 @@ def quantize(
 
     Args:
         model: as `sparsecc.capture` gives it, sparse already if it shall be sparse; not changed.
-        bits: 8, or 4 for matrices whose inputs 32 divides, without calibration.
+        bits: 16, 8, or 4 for matrices whose inputs 32 divides, without calibration.
         calibration: some batches of inputs like those that the model will see, a hundred samples or so. Where
             the first dimension of the inputs is fixed, an array may hold several batches.
         method: how ranges are chosen: minmax (default), percentile or entropy.

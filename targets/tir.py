@@ -88,9 +88,9 @@ class Register:
     def store(self, value: Expr) -> Expr:
         return tirx.BufferStore(self.buffer, value, [self._index])
 
-    def put(self, builder: KernelBuilder, index: Expr, value: Expr) -> None:
-        """Set one lane; the variable then lives in memory."""
-        builder.emit(tirx.BufferStore(self.buffer, value, [index]))
+    def put(self, builder: KernelBuilder, index: Expr, value: Expr, lanes: int = 1) -> None:
+        """Set one lane, or some from `index` on; the variable then lives in memory."""
+        builder.emit(tirx.BufferStore(self.buffer, value, [index if lanes == 1 else ramp(index, lanes)]))
 
 
 class KernelBuilder:

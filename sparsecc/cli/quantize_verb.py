@@ -1,4 +1,4 @@
-"""`sparsecc quantize`: weights of 8 or 4 bits, with data activations of 8 bits too, in an .onnx file."""
+"""`sparsecc quantize`: weights of 16, 8 or 4 bits, with data activations of 8 bits too, in an .onnx file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from sparsecc.cli.progress import Progress
 from sparsecc.cli.table import table
 
 _DETAILS = """\
-Weights are symmetric: 8 bits with a scale per output, or 4 bits with one per 32 inputs of an output. Without
-data activations stay float32: linear layers with few columns run on the small weights, and others are turned
-back to float32 by `compile`. With --calibration activations get 8 bits too, with ranges found on the data:
-some batches of inputs like those that the network will see. Sparsify first: zeros stay zeros."""
+Weights are symmetric: 8 bits with a scale per output, or 4 bits with one per 32 inputs of an output; 16 bits
+are bfloat16. Without data activations stay float32: linear layers with few columns run on the small weights,
+and others are turned back to float32 by `compile`. With --calibration activations get 8 bits too, with ranges
+found on the data: some batches of inputs like those that the network will see. Sparsify first: zeros stay
+zeros."""
 _EXAMPLES = """\
   sparsecc quantize sparse.onnx -o small.onnx
   sparsecc quantize model.onnx -o small.onnx --skip 'head*'
@@ -24,12 +25,12 @@ _EXAMPLES = """\
 def add(verbs: Verbs) -> None:
     """Add the verb."""
     parser = add_verb(
-        verbs, "quantize", "store weights in 8 or 4 bits, activations in 8", _DETAILS, _EXAMPLES
+        verbs, "quantize", "store weights in 16, 8 or 4 bits, activations in 8", _DETAILS, _EXAMPLES
     )
     add_source(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .onnx file to write")
     parser.add_argument("-f", "--force", action="store_true", help="replace it if it exists")
-    parser.add_argument("--bits", type=int, default=8, choices=(8, 4), help="of a weight (%(default)s)")
+    parser.add_argument("--bits", type=int, default=8, choices=(16, 8, 4), help="of a weight (%(default)s)")
     parser.add_argument(
         "--skip", action="append", default=[], metavar="GLOB", help="layers to leave alone (may be repeated)"
     )

@@ -2,7 +2,10 @@
 
 from sparsecc.cost.constants import constants_for
 from sparsecc.cost.model import (
+    FROM_L3,
+    FROM_MEMORY,
     VectorMachine,
+    bitmap_seconds,
     csr_seconds,
     groups_seconds,
     lookup_seconds,
@@ -12,8 +15,11 @@ from sparsecc.cost.model import (
 from sparsecc.cost.spmm import SpmmShape, spmm_seconds
 
 __all__ = [
+    "FROM_L3",
+    "FROM_MEMORY",
     "SpmmShape",
     "VectorMachine",
+    "bitmap_seconds",
     "constants_for",
     "csr_seconds",
     "groups_seconds",

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from sparsecc.cost.constants import Constants, constants_for
 
+FROM_L3, FROM_MEMORY = 20.0, 9.5
+"""Bytes per cycle that one core reads."""
+
 
 @dataclass(frozen=True)
 class VectorMachine:
@@ -19,7 +22,7 @@ class VectorMachine:
         lanes: fp32 lanes.
         fma, loads: vector instructions of each kind per cycle.
         l1_bytes, l2_bytes: cache sizes.
-        stream_bytes: bytes per cycle of weights from L3.
+        stream_bytes: bytes per cycle of weights from where they lie.
         clock: cycles per second, by which predictions are turned into time.
         constants: fitted on this family of CPUs, or another.
     """
@@ -29,7 +32,7 @@ class VectorMachine:
     loads: float = 2.0
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
-    stream_bytes: float = 20.0
+    stream_bytes: float = FROM_L3
     clock: float = 4.0e9
     constants: Constants = field(default_factory=constants_for)
 
@@ -50,6 +53,17 @@ def lookup_seconds(
     """Predicted time of the lookup kernel: steps of 16 weights, buckets of all row blocks."""
     compute = steps * (1.2 + 0.95 * columns + _conversion(value_bytes)) + buckets * (2.0 + 0.5 * columns)
     stream = steps * 16 * (1 + value_bytes) / machine.stream_bytes
+    return max(compute, stream) / machine.clock
+
+
+def bitmap_seconds(
+    weights: int, stored: int, columns: int, machine: VectorMachine, value_bytes: int = 4
+) -> float:
+    """Predicted time of the kernel with a bit for each weight, of which `stored` are nonzero."""
+    steps = weights * value_bytes / 64
+    step = {4: 1.5 + 0.47 * columns, 2: 2.2 + 0.94 * columns, 1: 0.3 + 2.7 * columns}[value_bytes]
+    compute = steps * step
+    stream = (stored * value_bytes + weights / 8) / machine.stream_bytes
     return max(compute, stream) / machine.clock
 
 

@@ -1,6 +1,7 @@
-"""Weights on a grid of 8 or 4 bits: made, and found again in the float32 values that they stand for.
+"""Weights of 16, 8 or 4 bits: made, and found again in the float32 values that they stand for.
 
-8 bits have one scale per row. 4 bits have one per block of 32 columns of a row, as llama.cpp's Q4_0 has.
+16 bits are bfloat16. 8 bits have one scale per row, 4 bits one per block of 32 columns of a row, as
+llama.cpp's Q4_0 has.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ def quantize_matrix(matrix: Floats, bits: int) -> Quantized:
     scale = (np.abs(rows).max(axis=1, initial=0.0) / largest).astype(np.float32)
     scale[scale == 0] = 1.0
     return _shaped(matrix, bits, np.clip(np.rint(rows / scale[:, None]), -largest, largest), scale)
+
+
+def is_bfloat16(matrix: Floats) -> bool:
+    """Whether all values are bfloat16 numbers: of their 32 bits the lower half is zero."""
+    return not np.bitwise_and(matrix.view(np.uint32), np.uint32(0xFFFF)).any()
 
 
 def quantized_of(matrix: Floats) -> Quantized | None:

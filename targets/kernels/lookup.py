@@ -30,11 +30,11 @@ _IN_FLIGHT = 4  # sums that consecutive buckets are dealt out to, to hide the la
 
 @dataclass(frozen=True)
 class LookupForm:
-    """What a kernel is specialised for: N columns, all in registers at once; weights as int8 codes or not."""
+    """What a kernel is specialised for: N columns, all in registers at once; weights in float32 or int8."""
 
     columns: int
     epilogue: Epilogue
-    codes: bool = False
+    stored: str = "float32"
 
 
 def lookup_kernel(form: LookupForm, symbol: str) -> Any:
@@ -47,7 +47,7 @@ def lookup_kernel(form: LookupForm, symbol: str) -> Any:
     b = KernelBuilder()
     N, V = form.columns, LANES
     first, steps = b.pointer("first", "int32"), b.pointer("steps", "int32")
-    place, weights = b.pointer("place", "uint8"), RowWeights(b, form.codes)
+    place, weights = b.pointer("place", "uint8"), RowWeights(b, form.stored)
     x, y = b.pointer("x"), b.pointer("y")
     operands = EpilogueOperands(b, form.epilogue)
     buckets, K, xn, yn = (b.scalar(n) for n in ("buckets", "reduction", "x_n", "y_n"))
@@ -64,7 +64,7 @@ def lookup_kernel(form: LookupForm, symbol: str) -> Any:
             ]
             count = b.register(steps[i * buckets + bucket], dtype="int32").value
             with b.loop(count, at.value) as k:
-                b.prefetch(weights.values, k * V + _PREFETCH // (1 if form.codes else 4))
+                b.prefetch(weights.values, k * V + _PREFETCH // weights.itemsize)
                 which = b.register(tirx.Cast(f"int32x{V}", place.vector(k * V, V)), V, "int32").value
                 w = weights.vector(k * V, V)
                 for n, (low, high) in enumerate(inputs):

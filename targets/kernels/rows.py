@@ -2,8 +2,8 @@
 
 Y[n, m] = epilogue(bias[m] + sum_k W[m, k] X[n, k]) for blocks of `lanes` rows that share a column list; x is
 broadcast. Dense weights need no column list: the matrix streams once, in order. `chains` independent
-accumulators hide the latency of the multiply-add where the columns are few. Weights of 8 bits are codes; the
-row's scale multiplies their sum.
+accumulators hide the latency of the multiply-add where the columns are few. Weights of 16 bits are bfloat16,
+those of 8 are codes; the row's scale multiplies their sum.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.kernels.spmm import IntArray, block_mask
 from sparsecc.targets.tir import KernelBuilder, Register, const, vector_of
 
-_PREFETCH = 8192  # bytes of codes ahead of their use; floats come fast enough without
+_PREFETCH = 8192  # bytes of small weights ahead of their use; floats come fast enough without
 _LINE = 64
 
 
@@ -31,7 +31,7 @@ class RowsForm:
         columns: N, all in registers at once.
         chains: accumulators per column over which consecutive blocks are dealt out.
         dense: weights hold every column in order.
-        codes: weights are int8 with a scale per row.
+        stored: float32, bfloat16, or int8 with a scale per row.
     """
 
     columns: int
@@ -39,7 +39,7 @@ class RowsForm:
     dense: bool
     lanes: int
     epilogue: Epilogue
-    codes: bool = False
+    stored: str = "float32"
 
 
 def choose_chains(columns: int, reduction: int, *, dense: bool) -> int:
@@ -60,7 +60,7 @@ def rows_kernel(form: RowsForm, symbol: str) -> Any:
     V, N, U = form.lanes, form.columns, form.chains
     start = b.pointer("start", "int32") if not form.dense else None
     column = b.pointer("column", "int32") if not form.dense else None
-    weights = RowWeights(b, form.codes)
+    weights = RowWeights(b, form.stored)
     x, y = b.pointer("x"), b.pointer("y")
     operands = EpilogueOperands(b, form.epilogue)
     runs, xk, xn, yn = (b.scalar(n) for n in ("runs", "x_k", "x_n", "y_n"))
@@ -75,8 +75,8 @@ def rows_kernel(form: RowsForm, symbol: str) -> Any:
             count = start[i + 1] - start[i]
         with b.loop(count) as run:
             at = b.register((low + run) * U, dtype="int32").value
-            for byte in range(0, U * V if form.codes else 0, _LINE):
-                b.prefetch(weights.values, at * V + (byte + _PREFETCH))
+            for line in range(0, 0 if form.stored == "float32" else U * V, _LINE // weights.itemsize):
+                b.prefetch(weights.values, at * V + (line + _PREFETCH // weights.itemsize))
             for u in range(U):
                 k = run * U + u if column is None else column[at + u]
                 xat = b.register(k * xk, dtype="int32").value
@@ -89,22 +89,31 @@ def rows_kernel(form: RowsForm, symbol: str) -> Any:
 
 
 class RowWeights:
-    """The weights of a kernel with lanes along rows, floats or codes, and what becomes of its sums.
+    """The weights of a kernel with lanes along rows, as they are stored, and what becomes of its sums.
 
     Declares the pointers value, [scale] and bias.
     """
 
-    def __init__(self, b: KernelBuilder, codes: bool) -> None:
+    def __init__(self, b: KernelBuilder, stored: str) -> None:
         self._b = b
-        self.values = b.pointer("value", "int8" if codes else "float32")
-        self._scale = b.pointer("scale") if codes else None
+        self.values = b.pointer("value", "uint16" if stored == "bfloat16" else stored)
+        self._scale = b.pointer("scale") if stored == "int8" else None
         self._bias = b.pointer("bias")
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a weight."""
+        return np.dtype(self.values.dtype).itemsize
 
     def vector(self, index: Any, lanes: int) -> Any:
         """The weights from an element on, as floats."""
         loaded = self.values.vector(index, lanes)
         if self._scale is not None:
             loaded = tirx.Cast(f"float32x{lanes}", tirx.Cast(f"int32x{lanes}", loaded))
+        elif self.values.dtype == "uint16":
+            wide = tirx.Cast(f"uint32x{lanes}", loaded)
+            bits = tirx.shift_left(wide, vector_of(const(16, "uint32"), lanes))
+            loaded = tirx.reinterpret(f"float32x{lanes}", bits)
         return self._b.register(loaded, lanes).value
 
     def sums(self, block: Any, count: int, lanes: int) -> list[Register]:
@@ -136,7 +145,7 @@ class RowsTables:
 
 
 def pack_rows(matrix: npt.NDArray[Any], lanes: int, chains: int, *, dense: bool) -> RowsTables:
-    """Pack [M, K] floats or codes; all blocks of `lanes` x 1 or those with nonzeros, in whole runs."""
+    """Pack [M, K] weights as they are stored; all `lanes` x 1 blocks or those with nonzeros, in runs."""
     M, K = matrix.shape
     B = -(-M // lanes)
     padded = np.zeros((B * lanes, K), matrix.dtype)

@@ -7,7 +7,7 @@ height in steps of 5 %, so that measurements of one network serve others with th
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,11 @@ class Layer:
 
     Attributes:
         matrix: [M, K] weights; only where they are zero matters.
+        from_memory: the network's weights do not stay in the last cache from one run to the next.
     """
 
     matrix: npt.NDArray[Any]
+    from_memory: bool = field(default=False, kw_only=True)
 
     @property
     def text(self) -> str:
@@ -98,7 +100,7 @@ class RowsLayer(Layer):
     Attributes:
         columns: of its input.
         contiguous: the inputs of one column lie one behind the other.
-        bits: of a weight; CSR turns 8 back into 32, and of 4 groups of 32 columns are zero or stored.
+        bits: of a weight; CSR turns 16 and 8 back into 32, and of 4 groups of 32 columns are zero or stored.
     """
 
     matrix: npt.NDArray[np.float32]
@@ -109,8 +111,8 @@ class RowsLayer(Layer):
     @property
     def text(self) -> str:
         M, K = self.matrix.shape
-        stride = "" if self.contiguous else ", strided"
-        return f"rows {M}x{K} on {self.columns} columns, {self.bits} bits{stride}"
+        more = ("" if self.contiguous else ", strided") + (", from memory" if self.from_memory else "")
+        return f"rows {M}x{K} on {self.columns} columns, {self.bits} bits{more}"
 
     def stored(self) -> str:
         if self.bits == 4:

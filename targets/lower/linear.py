@@ -9,13 +9,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from sparsecc.ir import encoding_of
-from sparsecc.ir.quantized import BLOCK, Quantized, quantized_of
+from sparsecc.ir.quantized import BLOCK, Quantized, is_bfloat16, quantized_of
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, pack_csr
 from sparsecc.targets.kernels.groups import GroupsForm, groups_kernel, pack_groups
 from sparsecc.targets.kernels.lookup import LookupForm, lookup_kernel, pack_lookup
 from sparsecc.targets.kernels.nibbles import NibblesForm, nibbles_kernel, pack_nibbles
 from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, rows_kernel
 from sparsecc.targets.layout import Layout, round_up
+from sparsecc.targets.lower.bitmap import Columns, bitmap_call, stored_weights
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, columns_of, few, tail_of
 from sparsecc.targets.lower.conv import spmm_call
 from sparsecc.targets.lower.conv_planes import define_result
@@ -29,7 +30,12 @@ from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored,
 FloatArray = npt.NDArray[np.float32]
 
 _STORED_ROWS = 16  # `groups` stores so many with 8 lanes too
-_SPARSE = {"lookup": "sparse lookup", "csr": "sparse CSR", "groups": f"sparse 1x{BLOCK}"}
+_SPARSE = {
+    "lookup": "sparse lookup",
+    "bitmap": "sparse bitmap",
+    "csr": "sparse CSR",
+    "groups": f"sparse 1x{BLOCK}",
+}
 
 
 def padded_rows(shape: tuple[int, ...]) -> Layout:
@@ -100,7 +106,7 @@ def _codes(
     define_finished(low, regions, call, finish)
     columns = columns_of(shape)
     _report(
-        low, call, weights, columns, choice.label, choice.reason, choice.seconds, choice.dense_seconds, step
+        low, call, weights, columns, choice.label, choice.reason, choice.seconds, choice.dense_seconds, [step]
     )
     return True
 
@@ -141,24 +147,43 @@ def _few_columns(
     view = _matrix_view(x, shape, weights.transposed_input)
     assert view is not None
     quantized = quantized_of(matrix)
-    layer = RowsLayer(matrix, N, view.strides[1] == 1, 32 if quantized is None else quantized.bits)
+    stored = _stored(matrix, quantized)
+    bits = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}[stored]
+    layer = RowsLayer(matrix, N, view.strides[1] == 1, bits, from_memory=low.from_memory)
     choice = choose_rows(
         layer, low.machine, dense_only=low.keep_dense(call.name), select=low.select(call.name)
     )
-    symbol, tables, scalars = _rows_kernel(low, choice, matrix, quantized, N, view.strides[1], tail)
+    steps: list[int] = []
+    if choice.kind == "bitmap":
+        columns = Columns(x, (N, matrix.shape[1]), (view.strides[0], view.strides[1]))
+        found = bitmap_call(low, call.name, matrix, quantized, stored, bias, columns, tail.epilogue)
+        symbol, pointers, scalars, steps = found.symbol, found.pointers, found.scalars, found.steps
+    else:
+        symbol, tables, scalars = _rows_kernel(
+            low, choice, matrix, quantized, stored, N, view.strides[1], tail
+        )
+        pointers, scalars = [*tables, *low.pack(bias), at_origin(x)], [*scalars, view.strides[0]]
     extra = residuals(low, tail, y.layout)
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
-    step = low.step(
-        call.name, choice.kind if choice.kind in ("lookup", "csr", "nibbles", "groups") else "rows", symbol,
-        [*tables, *low.pack(bias), at_origin(x), at_origin(y),
+    kind = "rows" if choice.kind in ("dense", "blocks") else choice.kind
+    steps.append(low.step(
+        call.name, kind, symbol,
+        [*pointers, at_origin(y),
          *row_operand_pointers(low, tail.row_operands), *map(at_origin, extra)],
-        [*scalars, view.strides[0], y_n, *(0 for _ in extra)],
+        [*scalars, y_n, *(0 for _ in extra)],
         -(-matrix.shape[0] // choice.rows),
-    )  # fmt: skip
+    ))  # fmt: skip
     kernel = f"sparse {choice.rows}x1" if choice.kind == "blocks" else _SPARSE.get(choice.kind, "dense")
-    stored = f"int{quantized.bits} " if quantized is not None and choice.kind != "csr" else ""
-    label = f"{stored}{kernel}, {N} column{'s' if N > 1 else ''}"
-    _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, step)
+    prefix = "" if choice.kind == "csr" or stored == "float32" else f"{stored} "
+    label = f"{prefix}{kernel}, {N} column{'s' if N > 1 else ''}"
+    _report(low, call, weights, N, label, choice.reason, choice.seconds, choice.dense_seconds, steps)
+
+
+def _stored(matrix: FloatArray, quantized: Quantized | None) -> str:
+    """How the weights of a layer with few columns are kept: the smallest type that holds them exactly."""
+    if quantized is not None:
+        return f"int{quantized.bits}"
+    return "bfloat16" if is_bfloat16(matrix) else "float32"
 
 
 def _rows_kernel(
@@ -166,6 +191,7 @@ def _rows_kernel(
     choice: RowsChoice,
     matrix: FloatArray,
     quantized: Quantized | None,
+    stored: str,
     columns: int,
     x_k: int,
     tail: Tail,
@@ -176,14 +202,14 @@ def _rows_kernel(
         packed = pack_csr(matrix, choice.rows, form.chains)
         symbol = low.kernel("csr", form, lambda s: csr_kernel(form, s))
         return symbol, low.pack(packed.start, packed.column, packed.value), [x_k]
-    weights, scales = matrix, []
+    weights, scales = stored_weights(matrix, quantized, stored), []
     if quantized is not None and choice.kind == "groups":
         groups_form = GroupsForm(columns, low.machine.lanes, tail.epilogue)
-        stored = pack_groups(quantized.codes, quantized.scale)
+        groups = pack_groups(quantized.codes, quantized.scale)
         symbol = low.kernel("groups", groups_form, lambda s: groups_kernel(groups_form, s))
         units = -(-len(matrix) // choice.rows)
         sums = low.buffer(Layout.rows((units, choice.rows, columns, low.machine.lanes)), "float32", "sums")
-        tables = low.pack(stored.start, stored.member, stored.value)
+        tables = low.pack(groups.start, groups.member, groups.value)
         return symbol, [*tables, base(sums)], [quantized.scale.shape[1], -(-len(matrix) // 16)]
     if quantized is not None and choice.kind == "nibbles":
         nibbles_form = NibblesForm(columns, choice.rows, tail.epilogue)
@@ -191,10 +217,9 @@ def _rows_kernel(
         symbol = low.kernel("nibbles", nibbles_form, lambda s: nibbles_kernel(nibbles_form, s))
         return symbol, low.pack(halves.value, halves.scale), [halves.scale.shape[1], x_k]
     if quantized is not None:
-        weights = quantized.codes
         scales = [np.pad(quantized.scale, (0, padded_rows_of(len(matrix)) - len(matrix)))]
     if choice.kind == "lookup":
-        lookup_form = LookupForm(columns, tail.epilogue, quantized is not None)
+        lookup_form = LookupForm(columns, tail.epilogue, stored)
         found = pack_lookup(weights)
         symbol = low.kernel("lookup", lookup_form, lambda s: lookup_kernel(lookup_form, s))
         arrays = (found.first, found.steps, found.place, found.value, *scales)
@@ -202,7 +227,7 @@ def _rows_kernel(
     dense = choice.kind == "dense"
     chains = choose_chains(columns, matrix.shape[1], dense=dense)
     tables = pack_rows(weights, choice.rows, chains, dense=dense)
-    rows_form = RowsForm(columns, chains, dense, choice.rows, tail.epilogue, quantized is not None)
+    rows_form = RowsForm(columns, chains, dense, choice.rows, tail.epilogue, stored)
     symbol = low.kernel("rows", rows_form, lambda s: rows_kernel(rows_form, s))
     index_tables = [] if dense else [tables.start, tables.column]
     return symbol, low.pack(*index_tables, tables.value, *scales), [tables.runs, x_k]
@@ -257,7 +282,7 @@ def _many_columns(
         choice.reason,
         choice.seconds,
         choice.dense_seconds,
-        step,
+        [step],
     )
 
 
@@ -270,7 +295,7 @@ def _report(
     reason: str,
     seconds: float,
     dense_seconds: float,
-    step: int,
+    steps: list[int],
 ) -> None:
     M, K = weights.matrix.shape
     zeros = float(1 - np.count_nonzero(weights.matrix) / weights.matrix.size)
@@ -286,6 +311,6 @@ def _report(
             reason,
             seconds,
             dense_seconds,
-            [step],
+            steps,
         )
     )

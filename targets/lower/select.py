@@ -12,8 +12,11 @@ from typing import TypeVar
 import numpy as np
 
 from sparsecc.cost import (
+    FROM_L3,
+    FROM_MEMORY,
     SpmmShape,
     VectorMachine,
+    bitmap_seconds,
     constants_for,
     csr_seconds,
     groups_seconds,
@@ -22,6 +25,7 @@ from sparsecc.cost import (
     rows_seconds,
     spmm_seconds,
 )
+from sparsecc.targets.kernels.bitmap import BITMAP_COLUMNS, can_bitmap
 from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.groups import ROWS, stored_groups
@@ -91,8 +95,8 @@ class SpmmChoice:
 
 @dataclass(frozen=True)
 class RowsChoice:
-    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup", "csr", "nibbles" or
-    "groups"; the rest as `SpmmChoice` has it."""
+    """How a layer with few columns runs: "dense", "blocks" of `rows` x 1, "lookup", "bitmap", "csr",
+    "nibbles" or "groups"; the rest as `SpmmChoice` has it."""
 
     kind: str
     rows: int
@@ -131,10 +135,13 @@ Select = Callable[[Layer, Mapping[str, float], str], tuple[str, str] | None]
 """`Selector.select` for one node."""
 
 
-def vector_machine(machine: Machine) -> VectorMachine:
-    constants = constants_for(machine.cpu)
+def vector_machine(machine: Machine, *, from_memory: bool = False) -> VectorMachine:
     return VectorMachine(
-        machine.lanes, l1_bytes=machine.l1_bytes, l2_bytes=machine.l2_bytes, constants=constants
+        machine.lanes,
+        l1_bytes=machine.l1_bytes,
+        l2_bytes=machine.l2_bytes,
+        stream_bytes=FROM_MEMORY if from_memory else FROM_L3,
+        constants=constants_for(machine.cpu),
     )
 
 
@@ -156,7 +163,7 @@ def choose(
     layer: Layer, candidates: Sequence[Choice], machine: Machine, select: Select | None = None
 ) -> Choice:
     """What `select` wants, else the cheapest; dense where nothing is cheaper by 3 %."""
-    found = priced(candidates, vector_machine(machine))
+    found = priced(candidates, vector_machine(machine, from_memory=layer.from_memory))
     best = cheapest(found)
     if select is None or len(found) == 1:
         return best
@@ -255,10 +262,17 @@ def rows_candidates(layer: RowsLayer, machine: Machine, *, dense_only: bool) -> 
     candidates += [
         blocks("blocks", int(np.count_nonzero(block_mask(matrix, height))), height) for height in heights
     ]
-    if layer.contiguous and lanes == LANES and reduction >= BUCKET:
+    if layer.contiguous and lanes == LANES and reduction >= BUCKET and layer.bits != 16:
         steps = bucket_steps(matrix != 0)
         cost = partial(lookup_seconds, int(steps.sum()), steps.size, columns, value_bytes=value_bytes)
         candidates.append(RowsChoice("lookup", lanes, cost))
+    stored = {32: "float32", 16: "bfloat16", 8: "int8"}[layer.bits]
+    needed = {32: True, 16: machine.expand, 8: machine.expand and machine.dot}[layer.bits]
+    fits = lanes == LANES and columns <= BITMAP_COLUMNS and can_bitmap(reduction, stored)
+    if needed and fits and (layer.contiguous or layer.bits == 8):
+        nonzeros = int(np.count_nonzero(matrix))
+        cost = partial(bitmap_seconds, matrix.size, nonzeros, columns, value_bytes=value_bytes)
+        candidates.append(RowsChoice("bitmap", lanes, cost))
     if reduction <= MAX_COLUMN:
         count = csr_chains(columns)
         cost = partial(csr_seconds, csr_rounds(matrix, count), rows, columns, count)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from functools import cached_property, partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.layers import Layer
 from sparsecc.targets.lower.memory import Buffer
 from sparsecc.targets.plan import Ref, Weights
+
+Made = TypeVar("Made")
 
 LARGEST_INDEX = 2**31 - 2**20  # what is left to int32 covers reads beyond a buffer
 
@@ -92,7 +94,9 @@ class Machine:
         features: CPU features needed, in the names of /proc/cpuinfo.
         l1_bytes, l2_bytes: data cache sizes of a core.
         cpu: family whose constants of the cost model hold; "" for the default ones.
+        l3_bytes: size of the last cache.
         dot: the feature that products of 8-bit codes use (kernels/codes.py), where there are any; or "".
+        expand: that which spreads bytes by a mask (kernels/bitmap.py); or "".
     """
 
     name: str
@@ -101,18 +105,20 @@ class Machine:
     features: tuple[str, ...]
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
+    l3_bytes: int = 32 * 1024 * 1024
     dot: str = ""
     cpu: str = ""
+    expand: str = ""
 
     @property
     def target(self) -> str:
         """The name under which `sparsecc targets` lists it."""
-        return f"{self.name}+vnni" if self.dot else self.name
+        return self.name + ("+vnni" if self.dot else "") + ("+vbmi2" if self.expand else "")
 
     @property
     def all_features(self) -> tuple[str, ...]:
-        """With that of products of codes."""
-        return (*self.features, self.dot) if self.dot else self.features
+        """With those that only some kernels use."""
+        return (*self.features, *filter(None, (self.dot, self.expand)))
 
 
 class Selector(Protocol):
@@ -158,8 +164,16 @@ class Lowering:
         self._stored: dict[ir.Value, list[Stored]] = {}
         self._words: dict[ir.Value, Stored] = {}
         self._later: dict[ir.Value, Callable[[], None]] = {}
+        self._made: dict[Hashable, Any] = {}
         self.copier: Callable[[Lowering, Stored, tuple[int, ...], Layout, str], Stored] | None = None
         self.after_copy: Callable[[ir.Value, Stored], None] | None = None
+
+    @cached_property
+    def from_memory(self) -> bool:
+        """Whether the nonzero weights are more than the last cache holds."""
+        arrays = (constant_of(value) for value in self.model.graph.initializers.values())
+        stored = sum(int(np.count_nonzero(a)) * a.itemsize for a in arrays if a is not None and a.ndim > 1)
+        return stored > self.machine.l3_bytes
 
     def keep_dense(self, node: str) -> bool:
         """Whether the caller wants this node's layer dense."""
@@ -185,6 +199,12 @@ class Lowering:
     def words(self, value: ir.Value) -> Stored:
         """The words of a value that is stored so."""
         return self._words[value]
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` returned when it was first called for `key`."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def define_later(self, value: ir.Value, make: Callable[[], None]) -> None:
         """Let `make` define `value` when somebody wants it."""

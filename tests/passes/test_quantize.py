@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from golden_text import Golden
@@ -57,10 +58,29 @@ def test_numbers() -> None:
     assert codes(ctx) == ["depthwise", "too-small"]
 
 
-def test_names_and_history_survive() -> None:
+def test_bfloat16() -> None:
+    """The nearest of its numbers, 8 bits of mantissa; ONNX Runtime computes the same from file and kernel."""
+    arrays, ctx = quantized("{bits=16}")
+    for layer in "ade":
+        weight = array_of(f"{layer}.weight", WEIGHTS[f"{layer}.weight"])
+        assert np.array_equal(arrays[layer], weight.astype(ml_dtypes.bfloat16).astype(np.float32))
+        assert not np.array_equal(arrays[layer], weight)
+    assert codes(ctx) == ["depthwise", "too-small"]
     model = graph(TEXT, WEIGHTS)
-    Pipeline.parse("quantize,fold-dequantize").run(model)
-    assert "DequantizeLinear" not in ops(model)
+    inputs = random_inputs(model)
+    Pipeline.parse("quantize{bits=16}").run(model)
+    before = evaluate(model, inputs)["y"]
+    assert ops(model).count("Cast") == 3
+    Pipeline.parse("fold-dequantize").run(model)
+    assert "Cast" not in ops(model)
+    np.testing.assert_allclose(evaluate(model, inputs)["y"], before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_names_and_history_survive(bits: int) -> None:
+    model = graph(TEXT, WEIGHTS)
+    Pipeline.parse(f"quantize{{bits={bits}}},fold-dequantize").run(model)
+    assert not {"DequantizeLinear", "Cast"} & set(ops(model))
     (value,) = (use.value for use in weight_uses(model) if use.layer == "a")
     assert source_name(value) == "a.weight"
     assert passes_of(value) == ("quantize", "fold-dequantize")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -104,7 +105,9 @@ class Network:
         """MatMul by [reduction, out] weights, on a grid of `bits` where they are given."""
         matrix = self.rng.standard_normal((out, reduction)).astype(np.float32) / np.sqrt(reduction)
         matrix = pruned(matrix, pattern, self.rng).astype(np.float32)
-        if bits is not None:
+        if bits == 16:
+            matrix = matrix.astype(ml_dtypes.bfloat16).astype(np.float32)
+        elif bits is not None:
             made = quantize_matrix(matrix, bits)
             scale = np.repeat(made.scale.reshape(out, -1), BLOCK if bits == 4 else reduction, axis=1)
             matrix = (made.codes * scale).astype(np.float32)

@@ -49,7 +49,7 @@ def test_patterns(pattern: str, columns: int) -> None:
     check(net)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize("columns", [1, 5, 8, 9])
 @pytest.mark.parametrize("target", TARGETS)
 def test_weights_of_few_bits(columns: int, bits: int, target: str) -> None:

@@ -135,13 +135,13 @@ def test_codes(columns: int, kind: str) -> None:
         xn, xk = x.layout.strides
         if kind == "lookup":
             found = pack_lookup(codes)
-            form: LookupForm | RowsForm = LookupForm(columns, EPILOGUE, codes=True)
+            form: LookupForm | RowsForm = LookupForm(columns, EPILOGUE, "int8")
             arrays = [found.first, found.steps, found.place, found.value]
             scalars = [found.steps.shape[1], shape[1], xn]
         else:
             chains = choose_chains(columns, shape[1], dense=kind == "dense")
             tables = pack_rows(codes, LANES, chains, dense=kind == "dense")
-            form = RowsForm(columns, chains, kind == "dense", LANES, EPILOGUE, codes=True)
+            form = RowsForm(columns, chains, kind == "dense", LANES, EPILOGUE, "int8")
             arrays = [tables.value] if kind == "dense" else [tables.start, tables.column, tables.value]
             scalars = [tables.runs, xk, xn]
         symbol = structural_name("codes", form)
