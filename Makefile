@@ -8,6 +8,9 @@
 #   make decode         a language model's linear layers, token by token: benchmarks/results/decode.json
 #   make decode-peer    the same against llama.cpp, which it compiles: benchmarks/results/decode-peer.json
 #   make threads        two threads against one on whole networks: benchmarks/results/threads.json
+#   make cost-model     fits the cost model on measured kernels: sparsecc/cost, benchmarks/results
+#   make default-database  tunes networks for the database that is shipped; MODELS= for some; resumes
+#   make tuning         what the database gains over the cost model alone: benchmarks/results/tuning.json
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
 #   make accuracy       what pruning costs on real weights: docs/accuracy.md; TASKS= for some; resumes
@@ -39,7 +42,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide permutation peers decode-peer clean
+.PHONY: help env demo test lint format models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -101,6 +104,15 @@ decode-peer: $(STAMP) $(LLAMA)
 
 threads: $(STAMP)
 	$(BIN)/python -m benchmarks.threads $(MODELS)
+
+cost-model: $(STAMP)
+	$(BIN)/python -m benchmarks.cost_model
+
+default-database: $(STAMP)
+	$(BIN)/python -m benchmarks.default_database $(MODELS)
+
+tuning: $(STAMP)
+	$(BIN)/python -m benchmarks.tuning $(MODELS)
 
 permutation: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.permutation $(MODELS)

@@ -12,8 +12,9 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from sparsecc.cost.constants import Constants, constants_file
 from sparsecc.host import host_cpu
 from sparsecc.targets.cpu import machine_for
 from sparsecc.targets.lower.layers import RowsLayer, SpmmLayer
-from sparsecc.targets.lower.select import rows_candidates, spmm_candidates, vector_machine
+from sparsecc.targets.lower.select import Cost, rows_candidates, spmm_candidates, vector_machine
 
 RESULTS = Path(__file__).parent / "results"
 HELD_OUT = 4
@@ -53,7 +54,7 @@ class Point:
     pattern: str
     form: str
     family: str
-    cost: Callable[[VectorMachine], float]
+    cost: Cost
     dense: bool
     seconds: float
     held_out: bool
@@ -123,11 +124,22 @@ def points_of(layers: Sequence[Observed]) -> list[Point]:
             if choice.form in observed.seconds:
                 points.append(
                     Point(
-                        index, observed.shape, observed.pattern, choice.form, choice.form.split()[0],
-                        choice.cost, choice.dense, observed.seconds[choice.form], observed.shape in held_out,
+                        layer=index,
+                        shape=observed.shape,
+                        pattern=observed.pattern,
+                        form=choice.form,
+                        family=choice.form.split()[0],
+                        cost=partial(_price, choice.cost, layer.from_memory),
+                        dense=choice.dense,
+                        seconds=observed.seconds[choice.form],
+                        held_out=observed.shape in held_out,
                     )
-                )  # fmt: skip
+                )
     return points
+
+
+def _price(cost: Cost, from_memory: bool, model: VectorMachine) -> float:
+    return cost(replace(model, from_memory=from_memory))
 
 
 def fit(points: Sequence[Point], model: VectorMachine) -> Constants:
@@ -156,8 +168,8 @@ def _fit_part(name: str, points: Sequence[Point], model: VectorMachine) -> Const
         return np.log([point.cost(trial) for point in points]) - measured
 
     first = np.array([getattr(start, name) for name in names])
-    lower = np.log(np.maximum(first / 150, [LEAST.get(name, 1e-9) for name in names]))
-    upper = np.log(np.maximum(first * 20, 1e-6))
+    bounds = [BOUNDS.get(name, (value / 50, value * 50)) for name, value in zip(names, first, strict=True)]
+    lower, upper = np.log(np.array(bounds)).T
     solution = least_squares(
         residuals,
         np.clip(np.log(first), lower + 1e-6, upper - 1e-6),
@@ -169,10 +181,17 @@ def _fit_part(name: str, points: Sequence[Point], model: VectorMachine) -> Const
     return constants(solution.x)
 
 
-PARTS = {"spmm": {"spmm"}, "dots": {"dots"}}
+PARTS = {
+    "spmm": {"spmm"},
+    "dots": {"dots"},
+    "rows": {"rows", "lookup", "bitmap", "csr", "nibbles", "groups"},
+}
 """Kernel families that a part of the constants prices."""
-LEAST = {"product": 0.36}
-"""Bounds that a core sets: two multiply-adds a cycle at the highest clock."""
+BOUNDS = {
+    "product": (0.36, 2.0), "load": (0.05, 2.0), "miss": (0.05, 2.0), "miss_center": (0.5, 2.0),
+    "miss_width": (0.05, 1.0), "unaligned": (1.0, 3.0), "l3_bytes": (10.0, 40.0), "memory_bytes": (3.0, 20.0),
+}  # fmt: skip
+"""What constants may be where the measurements do not tell them apart."""
 
 
 def errors(points: Sequence[Point], model: VectorMachine) -> np.ndarray:

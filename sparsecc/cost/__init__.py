@@ -2,8 +2,6 @@
 
 from sparsecc.cost.constants import constants_for
 from sparsecc.cost.model import (
-    FROM_L3,
-    FROM_MEMORY,
     VectorMachine,
     bitmap_seconds,
     csr_seconds,
@@ -15,8 +13,6 @@ from sparsecc.cost.model import (
 from sparsecc.cost.spmm import SpmmShape, spmm_seconds
 
 __all__ = [
-    "FROM_L3",
-    "FROM_MEMORY",
     "SpmmShape",
     "VectorMachine",
     "bitmap_seconds",

@@ -55,15 +55,40 @@ class SpmmConstants:
 
 
 @dataclass(frozen=True)
+class RowsConstants:
+    """Of the kernels for few columns.
+
+    Attributes:
+        l3_bytes, memory_bytes: of weights that come per cycle from there.
+        rows, lookup, bitmap, csr, nibbles, groups: times the cycles that model.py counts for the kernel.
+        conversion: of a vector of weights to floats.
+        call: of any size.
+    """
+
+    l3_bytes: float
+    memory_bytes: float
+    rows: float
+    lookup: float
+    bitmap: float
+    csr: float
+    nibbles: float
+    groups: float
+    conversion: float
+    call: float
+
+
+@dataclass(frozen=True)
 class Constants:
-    """Of all kernels that are priced with fitted ones.
+    """Of all kernels.
 
     Attributes:
         spmm, dots: of these kernels.
+        rows: of those for few columns.
     """
 
     spmm: SpmmConstants
     dots: SpmmConstants
+    rows: RowsConstants
 
 
 @cache
@@ -71,7 +96,9 @@ def constants_for(cpu: str = "") -> Constants:
     """Those of a family of CPUs, such as "AuthenticAMD 26", or for unknown ones the default."""
     path = constants_file(cpu)
     found = json.loads((path if cpu and path.is_file() else constants_file(_DEFAULT)).read_text("utf-8"))
-    return Constants(SpmmConstants(**found["spmm"]), SpmmConstants(**found["dots"]))
+    return Constants(
+        SpmmConstants(**found["spmm"]), SpmmConstants(**found["dots"]), RowsConstants(**found["rows"])
+    )
 
 
 def constants_file(cpu: str) -> Path:

@@ -12,8 +12,6 @@ from typing import TypeVar
 import numpy as np
 
 from sparsecc.cost import (
-    FROM_L3,
-    FROM_MEMORY,
     SpmmShape,
     VectorMachine,
     bitmap_seconds,
@@ -140,7 +138,7 @@ def vector_machine(machine: Machine, *, from_memory: bool = False) -> VectorMach
         machine.lanes,
         l1_bytes=machine.l1_bytes,
         l2_bytes=machine.l2_bytes,
-        stream_bytes=FROM_MEMORY if from_memory else FROM_L3,
+        from_memory=from_memory,
         constants=constants_for(machine.cpu),
     )
 
