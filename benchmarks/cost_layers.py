@@ -29,6 +29,8 @@ PRODUCTS = frozenset({"spmm", "dots", "rows", "lookup", "csr", "nibbles", "group
 """Kinds of steps that are predicted."""
 BEST, OTHERS, WITHIN = 4, 6, 3.0
 """Forms of a layer that are measured: best predictions, and how many of those up to so many times slower."""
+WIDEST = 32
+"""Columns of the widest blocks."""
 TOGETHER = 3
 """Variants that are timed in turns."""
 
@@ -143,7 +145,8 @@ def network(group: Group, pattern: tuple[str, int]) -> ModelProto:
     for index, shape in enumerate(group.shapes):
         proto = shape.model()
         (tensor,) = (t for t in proto.graph.initializer if t.name == "w")
-        weight = pruned(numpy_helper.to_array(tensor), *pattern)
+        # equal weights would be stored once, and so be in the caches for the second layer
+        weight = np.roll(pruned(numpy_helper.to_array(tensor), *pattern), WIDEST * index, axis=1)
         if group.codes:
             proto = in_8_bits(proto, weight)
         else:

@@ -56,23 +56,36 @@ class SpmmConstants:
 
 @dataclass(frozen=True)
 class RowsConstants:
-    """Of the kernels for few columns.
+    """Of the kernels for few columns: what a step takes, and what each column adds to it.
 
     Attributes:
         l3_bytes, memory_bytes: of weights that come per cycle from there.
-        rows, lookup, bitmap, csr, nibbles, groups: times the cycles that model.py counts for the kernel.
+        dense, dense_column: of a block with all its columns.
+        block, block_column: of a stored block.
+        lookup, lookup_column: of 16 weights.
+        bucket: of a bucket, for each column.
+        nibbles, nibbles_column: of a vector of weights.
+        groups, groups_column: of a vector of stored weights.
+        bitmap, csr: times the cycles that model.py counts.
         conversion: of a vector of weights to floats.
         call: of any size.
     """
 
     l3_bytes: float
     memory_bytes: float
-    rows: float
+    dense: float
+    dense_column: float
+    block: float
+    block_column: float
     lookup: float
+    lookup_column: float
+    bucket: float
+    nibbles: float
+    nibbles_column: float
+    groups: float
+    groups_column: float
     bitmap: float
     csr: float
-    nibbles: float
-    groups: float
     conversion: float
     call: float
 

@@ -123,8 +123,6 @@ class RowsChoice:
             return "weights of 4 bits stream fastest as they are"
         if self.kind == "dense":
             return "dense streams the weights fastest for these zeros"
-        if self.seconds == 0.0:
-            return "all weights are zero"
         return f"predicted {self.dense_seconds / self.seconds:.2f} times as fast as dense"
 
 
