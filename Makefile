@@ -2,11 +2,14 @@
 #   make demo    sparsify EfficientNet-lite0 with its real weights and compare: demo/report.md
 #   make test    all tests            make lint   ruff and pyright
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
+#   make memcheck       every kernel form between unmapped pages, and under valgrind
 #   make bench-kernels  single layers against ONNX Runtime's own kernels: benchmarks/results/kernels.json
 #   make bench-int8     networks in 8 bits against ONNX Runtime's own: benchmarks/results/int8.json
 #   make peers          whole networks against OpenVINO and MNN, dense and sparse: docs/peers.md; MODELS= for some
 #   make decode         a language model's linear layers, token by token: benchmarks/results/decode.json
 #   make decode-peer    the same against llama.cpp, which it compiles: benchmarks/results/decode-peer.json
+#   make targets        whole networks under emulators, in Node, wasmtime and Chromium: docs/targets.md
+#   make pipeline       inner loops for ARM in llvm-mca's models of cores: docs/targets.md
 #   make threads        two threads against one on whole networks: benchmarks/results/threads.json
 #   make cost-model     fits the cost model on measured kernels: sparsecc/cost, benchmarks/results
 #   make default-database  tunes networks for the database that is shipped; MODELS= for some; resumes
@@ -14,6 +17,7 @@
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
 #   make accuracy       what pruning costs on real weights: docs/accuracy.md; TASKS= for some; resumes
+#   make one-shot       perplexity of a language model by pattern and one-shot method; METHODS= for some; resumes
 #   make accuracy-int8  what 8-bit weights and activations cost: docs/quantization.md; TASKS= for some
 #   make int8-peers     ONNX Runtime's own 8-bit networks, by how they are made: benchmarks/results/int8-peers.json
 #   make coverage       structural pruning of every network of the zoo: docs/coverage.md; NAMES= for some
@@ -31,6 +35,7 @@ TESTS ?= tests
 MODELS ?=
 NAMES ?=
 TASKS ?=
+METHODS ?=
 JOBS ?= 2
 
 # Some packages need others only for what we do not use of them.
@@ -42,7 +47,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format models bench bench-kernels bench-int8 int8-peers decode threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation peers decode-peer clean
+.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,7 +59,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,demo,bench,peers,dev,zig]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,demo,bench,peers,dev,zig,wasm]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS)
 	@touch $@
 
@@ -81,6 +86,9 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+memcheck: $(STAMP)
+	SPARSECC_MEMCHECK=all $(BIN)/python -m pytest tests/targets/test_memcheck.py -v
+
 models: $(STAMP)
 	SPARSECC_ALL_MODELS=1 $(BIN)/python -m pytest tests/test_models.py -v
 
@@ -102,6 +110,12 @@ decode: $(STAMP)
 decode-peer: $(STAMP) $(LLAMA)
 	$(BIN)/python -m benchmarks.decode_peer
 
+targets: $(STAMP)
+	$(BIN)/python -m benchmarks.targets $(MODELS)
+
+pipeline: $(STAMP)
+	$(BIN)/python -m benchmarks.pipeline
+
 threads: $(STAMP)
 	$(BIN)/python -m benchmarks.threads $(MODELS)
 
@@ -113,6 +127,9 @@ default-database: $(STAMP)
 
 tuning: $(STAMP)
 	$(BIN)/python -m benchmarks.tuning $(MODELS)
+
+one-shot: $(STAMP)
+	$(BIN)/python -m benchmarks.one_shot $(METHODS)
 
 permutation: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.permutation $(MODELS)

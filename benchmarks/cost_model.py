@@ -25,9 +25,9 @@ from benchmarks.cost_layers import GROUPS, Observed, observe
 from sparsecc.cost import VectorMachine
 from sparsecc.cost.constants import Constants, constants_file
 from sparsecc.host import host_cpu
-from sparsecc.targets.cpu import machine_for
 from sparsecc.targets.lower.layers import RowsLayer, SpmmLayer
 from sparsecc.targets.lower.select import Cost, rows_candidates, spmm_candidates, vector_machine
+from sparsecc.targets.registry import machine_for
 
 RESULTS = Path(__file__).parent / "results"
 HELD_OUT = 4

@@ -27,6 +27,7 @@ import sparsecc
 from benchmarks.kernel_codes import codes_apart, in_8_bits
 from benchmarks.kernel_layers import FAMILIES, LAYER, Family, Shape
 from benchmarks.peak import peak_flops
+from benchmarks.roofline import draw
 from sparsecc.ir.evaluate import evaluate
 from sparsecc.timing import pinned
 
@@ -68,10 +69,18 @@ def main() -> int:
         "rows": rows,
     }
     args.results.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    floats = [row for row, family in zip(rows, _families(rows), strict=True) if family.bits == 32]
+    if floats:
+        draw(floats, peak * 1e-9, args.results.with_name(f"{args.results.stem}-roofline.png"))
     layers = [layer for row in rows for layer in row["layers"]]
     wrong = [layer["label"] for layer in layers if not layer["difference"] <= TOLERANCE]
     print(f"\n{as_table(rows)}\n\nwrote {args.results}; wrong: {', '.join(wrong) or 'none'}")
     return 1 if wrong else 0
+
+
+def _families(rows: list[Json]) -> list[Family]:
+    by_name = {family.name: family for family in FAMILIES}
+    return [by_name[row["family"]] for row in rows]
 
 
 def _cells(family: Family) -> Iterator[tuple[str, int]]:

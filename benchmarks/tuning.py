@@ -1,7 +1,7 @@
 """`make tuning`: time of networks with the forms of the shipped database over that with the cost model's.
 
-One core, batch 1, fp32, in turns. `ratio` is that of the medians, `fastest_ratio` that of the fastest runs, on
-which other load has little effect. ResNet-18 is not among the networks that the database was made with.
+One core, batch 1, fp32, in turns. `ratio` is of the medians, `fastest_ratio` of the fastest runs, on which
+other load has little effect. ResNet-18 is not among the networks that the database was made with.
 """
 
 from __future__ import annotations

@@ -164,15 +164,28 @@ class Sparsify(Pass):
             )
             return
         for layer in layers:
-            scores = _block_scores(layer.matrix, encoding)
-            if encoding.pattern == "n:m":
-                groups = scores.reshape(-1, encoding.m)
-                yield _keep_largest(groups, encoding.n).reshape(scores.shape)
-            elif encoding.pattern == "fan-in":
-                width = scores.shape[1]
-                yield _keep_largest(scores, max(1, width - round(self.sparsity * width)))
-            else:
-                yield _keep_best(scores, self.sparsity)
+            yield _keep_blocks(layer.matrix, encoding, self.sparsity)
+
+
+def keep_mask(matrix: np.ndarray, encoding: Encoding, sparsity: float) -> Mask:
+    """Which weights of [outputs, columns] stay by magnitude, as `Sparsify` chooses for one layer."""
+    keep = _keep_blocks(matrix, encoding, sparsity)
+    rows, columns = _block_of(encoding)
+    if rows * columns > 1:
+        keep = keep.repeat(rows, axis=0).repeat(columns, axis=1)
+    return keep[: matrix.shape[0], : matrix.shape[1]]
+
+
+def _keep_blocks(matrix: np.ndarray, encoding: Encoding, sparsity: float) -> Mask:
+    """Which blocks of a layer stay: [rows of blocks, columns of blocks]."""
+    scores = _block_scores(matrix, encoding)
+    if encoding.pattern == "n:m":
+        groups = scores.reshape(-1, encoding.m)
+        return _keep_largest(groups, encoding.n).reshape(scores.shape)
+    if encoding.pattern == "fan-in":
+        width = scores.shape[1]
+        return _keep_largest(scores, max(1, width - round(sparsity * width)))
+    return _keep_best(scores, sparsity)
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

@@ -16,7 +16,6 @@ from sparsecc.arrays import random_arrays
 from sparsecc.artifact.load import load, read_artifact
 from sparsecc.artifact.manifest import Manifest, TensorInfo
 from sparsecc.artifact.pack import check_target, write_artifact
-from sparsecc.host import host_features, host_machine
 from sparsecc.measurement import Trial, measure, slower_layers, with_measurements
 from sparsecc.report import CompileReport, LayerLine, PassLine, render_html
 from sparsecc.report.compile_report import layer_lines
@@ -187,8 +186,8 @@ def build_plan(
         LoweringError, UnsupportedOpError: the graph cannot be lowered.
     """
     from sparsecc.targets.build import build_objects
-    from sparsecc.targets.cpu import machine_for, tvm_target
     from sparsecc.targets.lower.graph import GraphLowering
+    from sparsecc.targets.registry import machine_for
 
     machine = machine_for(target)
     lowering = GraphLowering(
@@ -197,7 +196,7 @@ def build_plan(
     plan = lowering.run(name, machine.name, _part(progress, "lower"))
     objects = build_objects(
         lowering.low.makers,
-        tvm_target(machine, plan.features),
+        machine.tvm_target(plan.features),
         source_version=generator_version(),
         progress=_part(progress, "kernels"),
     )
@@ -207,11 +206,9 @@ def build_plan(
 
 def missing_features(target: str) -> list[str]:
     """What a target needs and this machine lacks."""
-    from sparsecc.targets.cpu import machine_for
+    from sparsecc.targets import registry
 
-    features = ["x86_64"] if not host_machine().startswith("x86_64-") else []
-    needed = machine_for(target).all_features
-    return features + [feature for feature in needed if feature not in host_features()]
+    return registry.missing_features(registry.machine_for(target))
 
 
 def generator_version() -> str | None:
@@ -277,9 +274,9 @@ class _Builder:
     def _build(
         self, model: ir.Model, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()
     ) -> Plan:
-        from sparsecc.targets.cpu import machine_for
+        from sparsecc.targets.registry import machine_for
 
-        selector = DatabaseSelector(self.databases, machine_for(self.target).target)
+        selector = DatabaseSelector(self.databases, machine_for(self.target).name)
         with self.clock.phase("lower and compile kernels"):
             return build_plan(
                 model,

@@ -43,8 +43,8 @@ class PredictedLatency:
         return self._seconds(model) / self._dense
 
     def _seconds(self, model: ir.Model) -> float:
-        from sparsecc.targets.cpu import machine_for
         from sparsecc.targets.lower.graph import GraphLowering
+        from sparsecc.targets.registry import machine_for
 
         machine = machine_for(self._target)
         plan = GraphLowering(_prepared(model, self._shapes), machine).run("model", machine.name)

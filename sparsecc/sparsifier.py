@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from sparsecc.errors import Refusal
+from sparsecc.errors import Refusal, UsageError
 from sparsecc.ir.encoding import get_encoding
 from sparsecc.ir.weights import weight_uses
 from sparsecc.passes.base import Context
+from sparsecc.passes.criteria import Calibration
+from sparsecc.passes.one_shot import one_shot
 from sparsecc.passes.permute import Permute
 from sparsecc.passes.sparsify import Sparsify
 
@@ -64,12 +66,15 @@ def sparsify(
     skip: Sequence[str] = (),
     min_size: int = 1024,
     permute: bool = False,
+    method: str = "magnitude",
+    calibration: Calibration | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SparsifyResult:
-    """Zero the weights of least magnitude in a pattern, on a copy.
+    """Zero weights in a pattern, on a copy.
 
-    Nothing is trained: magnitude alone costs accuracy, more the more is zeroed.
+    Nothing is trained. Magnitude alone costs accuracy, more the more is zeroed; with calibration data the
+    layers are taken one after the other and keep their outputs on these data as well as their zeros allow.
 
     Args:
         model: as `sparsecc.capture` gives it; not changed.
@@ -80,14 +85,23 @@ def sparsify(
         min_size: weights with fewer elements are left alone.
         permute: first reorder channels, heads and features so that the pattern keeps more; the network
             computes the same. For blocks and N:M only, and with the sparsity of each layer by itself.
+        method: magnitude, or with data wanda, sparsegpt or alps: see `sparsecc.passes.one_shot`. The later
+            ones take more time and keep more accuracy.
+        calibration: some batches of inputs like those that the model will see, for these methods.
         seed: of the search for these orders.
-        progress: told about both phases.
+        progress: told about all phases.
 
     Raises:
-        UsageError: a pattern, sparsity or scope that does not exist or contradicts another, or a pattern
-            for which the order makes no difference.
-        VerificationError: ONNX Runtime cannot run the model that is to be reordered.
+        UsageError: a pattern, sparsity, scope or method that does not exist or contradicts another, a pattern
+            for which the order makes no difference, or data that do not fit the model.
+        VerificationError: ONNX Runtime cannot run the model that is to be reordered or fitted.
     """
+    if (method == "magnitude") != (calibration is None):
+        raise UsageError(
+            f"method {method} needs no calibration data: choose wanda, sparsegpt or alps, or leave them out"
+            if method == "magnitude"
+            else f"method {method} needs calibration data: some batches of inputs"
+        )
     if sparsity is None:
         sparsity = -1.0 if ":" in pattern else 0.8
     item = Sparsify(pattern=pattern, sparsity=sparsity, scope=scope, skip=tuple(skip), min_size=min_size)
@@ -100,7 +114,16 @@ def sparsify(
         done = order.reorder(copy, Context(seed), lambda done, total: tell("permute", done, total))
         refusals, notes = done.refusals, done.notes
     tell("sparsify", 0, 1)
-    result = item.apply(copy, Context())
+    if calibration is None:
+        result = item.apply(copy, Context())
+    else:
+        dense = copy.clone()
+        data = calibration.cut(copy)
+        result = one_shot(
+            dense, copy, item, data, method=method,
+            progress=lambda done, total: tell("sparsify", done, total),
+        )  # fmt: skip
+        notes = (*notes, *result.notes)
     layers, zeros, total = zeros_of(copy)
     return SparsifyResult(copy, layers, (*result.refusals, *refusals), zeros / total if total else 0.0, notes)
 

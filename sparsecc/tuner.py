@@ -117,7 +117,7 @@ def tune(
         CaptureError, UnsupportedOpError, VerificationError: the model, see `sparsecc.capture`.
         LoweringError: the graph cannot be lowered or linked.
     """
-    from sparsecc.targets.cpu import machine_for
+    from sparsecc.targets.registry import machine_for
 
     end = None if budget is None else time.monotonic() + budget
     if trials < 2:
@@ -126,7 +126,7 @@ def tune(
         raise UsageError(
             f"this machine lacks {', '.join(missing)} and cannot time target {target}; tune where it is used"
         )
-    machine = machine_for(target).target
+    machine = machine_for(target).name
     found = Database(default_path() if database is None else Path(database))
     model = prepare(source, example_inputs, shapes=shapes, passes=passes, progress=progress)
     with tempfile.TemporaryDirectory(prefix="sparsecc-") as folder:

@@ -20,7 +20,7 @@ FOLDERS = 8
 BYTES = 512 * 10**6
 """How much they hold together, the folder in use not counted."""
 
-_OBJECT = b"\x7fELF"
+_OBJECTS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\0asm")  # ELF, Mach-O, WebAssembly
 
 
 def cache_folder() -> Path:
@@ -49,7 +49,7 @@ class KernelCache:
             data = (self.folder / self.key / f"{symbol}.o").read_bytes()
         except OSError:
             return None
-        return data if data.startswith(_OBJECT) else None
+        return data if data.startswith(_OBJECTS) else None
 
     def write(self, symbol: str, data: bytes) -> None:
         """Keep an object file; a cache that cannot be written is no error."""

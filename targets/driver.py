@@ -7,58 +7,37 @@ that does not depend on the model is C in `runtime/`.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sparsecc.errors import LoweringError, UsageError
+from sparsecc.targets.features import rows_of
 from sparsecc.targets.plan import SLACK, Plan, Ref, Step, TensorSpec
 
-RUNTIME = Path(__file__).parent / "runtime"  # include folder of the driver
+RUNTIME = Path(__file__).parent / "runtime"
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _INT32 = range(-(2**31), 2**31)
+# Typed arrays of JavaScript; halves come as their bits, booleans as bytes.
+_JAVASCRIPT = {
+    "float32": "Float32Array", "float64": "Float64Array", "float16": "Uint16Array", "bool": "Uint8Array",
+    "int8": "Int8Array", "int16": "Int16Array", "int32": "Int32Array", "int64": "BigInt64Array",
+    "uint8": "Uint8Array", "uint16": "Uint16Array", "uint32": "Uint32Array", "uint64": "BigUint64Array",
+}  # fmt: skip
 
 # Names of public functions, behind "PREFIX_".
 _FUNCTIONS = ("create", "run", "profile", "destroy", "error_string", "step_label", "input", "output")
 
-# CPUID bit of each x86 feature, by its name in /proc/cpuinfo: leaf, subleaf, register (0 eax ... 3 edx), bit.
-_CPUID: dict[str, tuple[int, int, int, int]] = {
-    "sse3": (1, 0, 2, 0),
-    "pni": (1, 0, 2, 0),
-    "ssse3": (1, 0, 2, 9),
-    "fma": (1, 0, 2, 12),
-    "sse4_1": (1, 0, 2, 19),
-    "sse4_2": (1, 0, 2, 20),
-    "popcnt": (1, 0, 2, 23),
-    "avx": (1, 0, 2, 28),
-    "f16c": (1, 0, 2, 29),
-    "bmi1": (7, 0, 1, 3),
-    "avx2": (7, 0, 1, 5),
-    "bmi2": (7, 0, 1, 8),
-    "avx512f": (7, 0, 1, 16),
-    "avx512dq": (7, 0, 1, 17),
-    "avx512ifma": (7, 0, 1, 21),
-    "avx512cd": (7, 0, 1, 28),
-    "avx512bw": (7, 0, 1, 30),
-    "avx512vl": (7, 0, 1, 31),
-    "avx512vbmi": (7, 0, 2, 1),
-    "avx512_vbmi2": (7, 0, 2, 6),
-    "avx512_vnni": (7, 0, 2, 11),
-    "avx512_bitalg": (7, 0, 2, 12),
-    "avx512_vpopcntdq": (7, 0, 2, 14),
-    "avx_vnni": (7, 1, 0, 4),
-    "avx512_bf16": (7, 1, 0, 5),
-    "amx_bf16": (7, 0, 3, 22),
-    "avx512_fp16": (7, 0, 3, 23),
-    "amx_tile": (7, 0, 3, 24),
-    "amx_int8": (7, 0, 3, 25),
-}
-# Bits of XCR0 that the operating system sets when it saves the registers of a family.
-_XCR0_YMM, _XCR0_ZMM, _XCR0_TILE = 0x6, 0xE6, 0x60000
+
+def include_folders(plan: Plan) -> list[Path]:
+    """Where the headers of the driver lie: those for all machines, then those of the plan's platform."""
+    return [RUNTIME, *(RUNTIME / folder for folder in plan.platform.runtime)]
 
 
 @dataclass(frozen=True)
@@ -67,13 +46,15 @@ class DriverSources:
 
     Attributes:
         header: the public `model.h`.
-        driver: one C11 translation unit; includes `model.h` and the headers in `RUNTIME`.
+        driver: one C11 translation unit; includes `model.h` and the headers in `include_folders`.
         exports: the public symbols, all that the libraries may show.
+        extras: further files of the artifact, by name: programs and bindings.
     """
 
     header: str
     driver: str
     exports: tuple[str, ...]
+    extras: dict[str, str]
 
 
 def generate(plan: Plan, *, embed_sha256: str | None = None) -> DriverSources:
@@ -93,6 +74,7 @@ def generate(plan: Plan, *, embed_sha256: str | None = None) -> DriverSources:
         header=_header(plan, embedded=embed_sha256 is not None),
         driver=_driver(plan, embed_sha256),
         exports=tuple(f"{plan.name}_{function}" for function in _FUNCTIONS),
+        extras={name: _extra(plan, name, embedded=embed_sha256 is not None) for name in plan.platform.extras},
     )
 
 
@@ -198,7 +180,6 @@ def _tensor_constants(upper: str, role: str, specs: tuple[TensorSpec, ...]) -> s
 
 
 def _header(plan: Plan, *, embedded: bool) -> str:
-    text = (RUNTIME / "model.template.h").read_text(encoding="utf-8")
     upper = plan.name.upper()
     constants = [
         _tensor_constants(upper, "input", plan.inputs),
@@ -215,7 +196,38 @@ def _header(plan: Plan, *, embedded: bool) -> str:
         "UPPER": upper,
         "PREFIX": plan.name,
     }
+    return _filled("model.h", values)
+
+
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    """The template of a file with its `@NAMES@` replaced."""
+    stem, dot, suffix = name.partition(".")
+    text = (RUNTIME / f"{stem}.template{dot}{suffix}").read_text(encoding="utf-8")
     return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], text)
+
+
+def _extra(plan: Plan, name: str, *, embedded: bool) -> str:
+    values = {
+        "UPPER": plan.name.upper(),
+        "PREFIX": plan.name,
+        "INPUTS": _tensors_json(plan.inputs),
+        "OUTPUTS": _tensors_json(plan.outputs),
+        "INPUT_TYPES": _typescript(plan.inputs),
+        "OUTPUT_TYPES": _typescript(plan.outputs),
+        "WEIGHTS_BYTES": str(plan.weights.nbytes),
+        "EMBEDDED": str(embedded).lower(),
+    }
+    return _filled(name, values)
+
+
+def _tensors_json(specs: tuple[TensorSpec, ...]) -> str:
+    rows = [{"name": s.name, "type": s.dtype, "shape": s.shape, "bytes": s.nbytes} for s in specs]
+    return json.dumps(rows, indent=4)
+
+
+def _typescript(specs: tuple[TensorSpec, ...]) -> str:
+    """Members of an interface."""
+    return "\n".join(f"    {json.dumps(s.name)}: {_JAVASCRIPT[s.dtype]}; // {list(s.shape)}" for s in specs)
 
 
 # --- driver ---------------------------------------------------------------------------------------------
@@ -254,11 +266,16 @@ def _prototype(symbol: str, pointers: int, scalars: int) -> str:
     return f"int32_t {symbol}({', '.join(['void *'] * pointers + ['int32_t'] * (scalars + 2))});"
 
 
-def _embedding(sha256: str | None) -> str:
-    """Assembly that puts the weights file into the read-only data."""
+def _embedding(sha256: str | None, form: str) -> str:
+    """What puts the weights file into the read-only data: assembly for ELF, C23's #embed elsewhere."""
     if sha256 is None:
         return "#define EMBEDDED NULL"
     symbol = f"sparsecc_weights_{sha256}"
+    if form not in ("elf", "bionic"):
+        return f"""static const _Alignas(64) unsigned char {symbol}[] = {{
+#embed "weights.bin"
+}};
+#define EMBEDDED {symbol}"""
     return f"""__asm__(
     ".pushsection .rodata\\n"
     ".balign 64\\n"
@@ -271,30 +288,14 @@ extern const unsigned char {symbol}[] __attribute__((visibility("hidden")));
 #define EMBEDDED {symbol}"""
 
 
-def _cpu_rows(features: tuple[str, ...]) -> tuple[list[str], int]:
-    """Rows of the table of CPUID bits, and the XCR0 bits they need. Other machines' features have no row."""
-    rows: list[str] = []
-    state = 0
-    for feature in features:
-        if feature in _CPUID:
-            rows.append("{" + ", ".join(map(str, _CPUID[feature])) + "}")
-            if feature.startswith("amx"):
-                state |= _XCR0_TILE
-            elif feature.startswith("avx512"):
-                state |= _XCR0_ZMM
-            elif feature.startswith("avx") or feature in ("fma", "f16c"):
-                state |= _XCR0_YMM
-    return rows, state
-
-
 def _driver(plan: Plan, embed_sha256: str | None) -> str:
-    cpu, state = _cpu_rows(plan.features)
+    cpu, state = rows_of(plan.platform.runtime, plan.features)
     tensors = {
         role: _rows([f"{{{spec.nbytes}u, {np.dtype(spec.dtype).itemsize}u}}" for spec in specs], "{0u, 1u}")
         for role, specs in (("inputs", plan.inputs), ("outputs", plan.outputs))
     }
     values = {
-        "EMBEDDING": _embedding(embed_sha256),
+        "EMBEDDING": _embedding(embed_sha256, plan.platform.form),
         "PROTOTYPES": "\n".join(_prototype(symbol, *plan.symbols[symbol]) for symbol in sorted(plan.symbols)),
         "STEP_FUNCTIONS": "\n\n".join(_step_function(i, step) for i, step in enumerate(plan.steps)),
         "STEP_ROWS": _rows(
@@ -305,15 +306,14 @@ def _driver(plan: Plan, embed_sha256: str | None) -> str:
         "OUTPUT_ROWS": tensors["outputs"],
         "INPUT_INFO": _info(plan.inputs),
         "OUTPUT_INFO": _info(plan.outputs),
-        "CPU_ROWS": _rows(cpu, "{0, 0, 0, 0}"),
+        "CPU_ROWS": _rows([f"{{{', '.join(map(str, row))}}}" for row in cpu], "{0}"),
         "CPU_COUNT": str(len(cpu)),
         "CPU_STATE": f"{state:#x}",
         "SLACK": str(SLACK),
         "UPPER": plan.name.upper(),
         "PREFIX": plan.name,
     }
-    text = (RUNTIME / "driver.template.c").read_text(encoding="utf-8")
-    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], text)
+    return _filled("driver.c", values)
 
 
 def _info(specs: tuple[TensorSpec, ...]) -> str:

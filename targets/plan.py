@@ -16,6 +16,9 @@ from typing import IO, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sparsecc.targets.cpu import PLATFORM
+from sparsecc.targets.machine import Platform
+
 ALIGNMENT = 64  # bytes; start of the arena and of every weights entry
 SLACK = 4096  # bytes readable before the first and behind the last arena byte that a plan hands out
 
@@ -117,6 +120,7 @@ class Plan:
         features: CPU features that the kernels use, in the names of `/proc/cpuinfo` ("avx2", "fma", ...).
         report: JSON-ready compile report, one entry per layer and totals.
         passes: spec string of the passes that made the graph.
+        platform: what the library is linked for.
     """
 
     name: str
@@ -131,3 +135,4 @@ class Plan:
     features: tuple[str, ...]
     passes: str = ""
     report: dict[str, object] = field(default_factory=dict[str, object])
+    platform: Platform = PLATFORM

@@ -179,6 +179,24 @@ class KernelBuilder:
         )
 
 
+def broadcasts(
+    b: KernelBuilder, pointer: Pointer, index: Expr, count: int, lanes: int, *, by_lane: bool
+) -> list[Expr]:
+    """Each of `count` consecutive elements in all lanes.
+
+    Args:
+        by_lane: the machine multiplies by one lane of a register, so that one load brings several; others
+            fill a vector when they load.
+    """
+    if not by_lane or count % lanes:
+        return [vector_of(pointer[index + i], lanes) for i in range(count)]
+    loaded = [
+        b.register(pointer.vector(index + first, lanes), lanes, pointer.dtype).value
+        for first in range(0, count, lanes)
+    ]
+    return [shuffle([loaded[i // lanes]], [i % lanes] * lanes) for i in range(count)]
+
+
 def plain_function(symbol: str, params: Sequence[Expr], body: Expr) -> tirx.PrimFunc:
     """A PrimFunc that compiles to `int32_t symbol(params)`: device attributes around, 0 returned."""
     for key, value in (("device_id", 0), ("device_type", 1)):

@@ -66,7 +66,7 @@ def sources() -> set[str]:
         for path in (ROOT / top).rglob("*"):
             below = path.relative_to(ROOT)
             linked = top == "sparsecc" and below.parts[1] in SHIPPED
-            if path.is_file() and not linked and path.suffix in (".py", ".c", ".h", ".typed"):
+            if path.is_file() and not linked and path.suffix in (".py", ".c", ".h", ".mjs", ".mts", ".typed"):
                 found.add(str(below if top == "sparsecc" else Path("sparsecc") / below))
     return found
 

@@ -173,6 +173,6 @@ def test_refusals(model: ir.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         tuned(model, tmp_path / "t.jsonl", Pretender(), trials=1)
     with pytest.raises(UsageError, match="no target"):
         sparsecc.tune(model, "toaster")
-    monkeypatch.setattr("sparsecc.compiler.host_features", frozenset[str])
+    monkeypatch.setattr("sparsecc.targets.registry.host_features", frozenset[str])
     with pytest.raises(UsageError, match="this machine lacks"):
         sparsecc.tune(model, TARGET, database=tmp_path / "t.jsonl")

@@ -7,27 +7,50 @@ import os
 from pathlib import Path
 
 from sparsecc.artifact.archive import extract_archive
-from sparsecc.artifact.manifest import LIBRARY, MANIFEST, WEIGHTS, FileInfo, Manifest, parse_manifest
-from sparsecc.artifact.session import Session
-from sparsecc.errors import ArtifactError
+from sparsecc.artifact.manifest import LIBRARIES, MANIFEST, WEIGHTS, FileInfo, Manifest, parse_manifest
+from sparsecc.artifact.native import NativeEngine
+from sparsecc.artifact.session import Engine, Session
+from sparsecc.errors import ArtifactError, UsageError
 from sparsecc.host import host_features, host_machine
 
+WASM = "wasm32"
+"""The machine of artifacts that a WebAssembly runtime runs."""
+_MAX_THREADS = 256
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
+
+def load(path: str | os.PathLike[str], threads: int | None = None, *, emulator: str | None = None) -> Session:
     """Open an artifact for running.
 
     Args:
         path: the folder or archive that `sparsecc.compile` wrote.
         threads: threads of a run, the caller's included (1 to 256); None means 1.
+        emulator: command of a user-mode emulator, such as `qemu-aarch64`, for a Linux artifact of another
+            architecture; "" takes the usual one. Every run starts it anew.
 
     Raises:
         ArtifactError: there is no artifact, a file of it is missing or differs from its SHA-256, or it was
             made for another format version, architecture or CPU.
-        UsageError: a thread count out of range.
+        UsageError: a thread count out of range, or an emulator that is not there.
+        LoweringError: no C compiler for the program that an emulator runs.
     """
     manifest, folder = read_artifact(path)
-    check_host(manifest, where=os.fspath(path))
-    return Session(manifest, folder, 1 if threads is None else threads)
+    count = 1 if threads is None else threads
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MAX_THREADS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"threads: expected a whole number from 1 to {_MAX_THREADS}, found {count!r}")
+    return Session(manifest, _engine(manifest, folder, count, emulator, os.fspath(path)), count)
+
+
+def _engine(manifest: Manifest, folder: Path, threads: int, emulator: str | None, where: str) -> Engine:
+    if emulator is not None:
+        from sparsecc.artifact.emulated import EmulatedEngine
+
+        return EmulatedEngine(manifest, folder, threads, emulator)
+    if manifest.machine == WASM:
+        from sparsecc.artifact.wasm import WasmEngine
+
+        return WasmEngine(manifest, folder, threads)
+    check_host(manifest, where)
+    return NativeEngine(manifest, folder, threads)
 
 
 def read_artifact(path: str | os.PathLike[str]) -> tuple[Manifest, Path]:
@@ -75,7 +98,10 @@ def check_host(manifest: Manifest, where: str) -> None:
     """
     machine = host_machine()
     if manifest.machine != machine:
-        raise ArtifactError(f"{where} was compiled for {manifest.machine}, and this machine is {machine}")
+        raise ArtifactError(
+            f"{where} was compiled for {manifest.machine}, and this machine is {machine}: "
+            "load it there, or run it with an emulator"
+        )
     missing = [feature for feature in manifest.features if feature not in host_features()]
     if missing:
         raise ArtifactError(
@@ -86,7 +112,8 @@ def check_host(manifest: Manifest, where: str) -> None:
 
 def _read_folder(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
-    for name in (LIBRARY,) if manifest.weights_embedded else (LIBRARY, WEIGHTS):
+    library = manifest.library or LIBRARIES[0]
+    for name in (library,) if manifest.weights_embedded else (library, WEIGHTS):
         if name not in manifest.files:
             raise ArtifactError(f"{folder / MANIFEST} does not list {name}")
     for name, info in manifest.files.items():

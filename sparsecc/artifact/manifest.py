@@ -21,7 +21,8 @@ FORMAT_VERSION = 1  # written
 SUPPORTED_VERSIONS = range(1, 2)  # read
 
 MANIFEST = "manifest.json"
-LIBRARY = "libmodel.so"
+LIBRARIES = ("libmodel.so", "libmodel.dylib", "model.wasm")
+"""What an artifact's library may be called; the platform says which."""
 STATIC_LIBRARY = "libmodel.a"
 HEADER = "model.h"
 WEIGHTS = "weights.bin"
@@ -98,6 +99,11 @@ class Manifest:
     files: dict[str, FileInfo]
     report: dict[str, object] = field(default_factory=dict[str, object])
     format_version: int = FORMAT_VERSION
+
+    @property
+    def library(self) -> str:
+        """The file that is loaded or linked at run time, or "" where none is listed."""
+        return next((name for name in LIBRARIES if name in self.files), "")
 
     def to_bytes(self) -> bytes:
         """The content of `manifest.json`."""

@@ -19,7 +19,7 @@ from sparsecc.artifact.archive import is_archive, write_archive
 from sparsecc.artifact.load import read_manifest
 from sparsecc.artifact.manifest import (
     HEADER,
-    LIBRARY,
+    LIBRARIES,
     MANIFEST,
     STATIC_LIBRARY,
     WEIGHTS,
@@ -34,7 +34,8 @@ from sparsecc.errors import ArtifactError, LoweringError, UsageError
 if TYPE_CHECKING:
     from sparsecc.targets.plan import Plan, TensorSpec
 
-_ELF_MACHINES = {3: "i686", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
+_ELF_MACHINES = {3: "i686", 40: "armv7", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
+_MAGIC = {b"\xcf\xfa\xed\xfe\x0c\0\0\1": "aarch64", b"\0asm": "wasm32"}  # Mach-O for ARM, WebAssembly
 
 
 def write_artifact(
@@ -68,7 +69,7 @@ def write_artifact(
     target = Path(os.path.abspath(out))
     extras = dict(extra_files or {})
     for name in extras:
-        if not is_plain_name(name) or name in (MANIFEST, LIBRARY, STATIC_LIBRARY, HEADER, WEIGHTS):
+        if not is_plain_name(name) or name in (MANIFEST, *LIBRARIES, STATIC_LIBRARY, HEADER, WEIGHTS):
             raise UsageError(f"an extra file of the artifact cannot be called {name!r}")
     check_target(target, overwrite)
     stage = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}"
@@ -135,10 +136,11 @@ def _write_files(
     plan: Plan, folder: Path, build: Path, *, embed: bool, compiler: str | None, extras: Mapping[str, bytes]
 ) -> list[str]:
     """Write all files of the artifact to `folder`; returns their names, the manifest first."""
-    from sparsecc.targets.driver import RUNTIME, generate, total_arena_bytes
-    from sparsecc.targets.toolchain import build_libraries, find_toolchain
+    from sparsecc.targets.driver import generate, include_folders, total_arena_bytes
+    from sparsecc.targets.linking import Job, build_libraries
+    from sparsecc.targets.toolchain import find_toolchain
 
-    toolchain = find_toolchain(compiler)
+    toolchain = find_toolchain(compiler, plan.platform)
     weights = (build if embed else folder) / WEIGHTS
     digest = hashlib.sha256()
     with weights.open("wb") as file:
@@ -147,23 +149,24 @@ def _write_files(
             digest.update(part)
     sources = generate(plan, embed_sha256=digest.hexdigest() if embed else None)
     shared, static = build_libraries(
-        toolchain,
+        Job(toolchain, plan.platform, sources.exports, build),
         plan.objects,
         {HEADER: sources.header, "driver.c": sources.driver},
-        include=RUNTIME,
-        exports=sources.exports,
-        work=build,
+        include_folders(plan),
     )
-    shared.rename(folder / LIBRARY)
+    _check_machine(shared, plan.platform.name)
+    shared.rename(folder / shared.name)
     static.rename(folder / STATIC_LIBRARY)
     (folder / HEADER).write_text(sources.header, encoding="utf-8")
+    for name, text in sources.extras.items():
+        (folder / name).write_text(text, encoding="utf-8")
     for name, data in extras.items():
         (folder / name).write_bytes(data)
     manifest = Manifest(
         sparsecc_version=importlib.metadata.version("sparsecc"),
         name=plan.name,
         target=plan.target,
-        machine=_machine(folder / LIBRARY),
+        machine=plan.platform.name,
         features=plan.features,
         inputs=tuple(map(_tensor_info, plan.inputs)),
         outputs=tuple(map(_tensor_info, plan.outputs)),
@@ -179,14 +182,17 @@ def _write_files(
     return [MANIFEST, *manifest.files]
 
 
-def _machine(library: Path) -> str:
-    """Architecture and system of an ELF library, from its header."""
+def _check_machine(library: Path, expected: str) -> None:
+    """Refuse a library that the C compiler made for another machine, as far as its header tells."""
     with library.open("rb") as file:
         header = file.read(20)
-    if header[:4] != b"\x7fELF":
-        raise LoweringError("the C compiler did not make an ELF library: expected a compiler for Linux")
-    code = int.from_bytes(header[18:20], "little" if header[5] == 1 else "big")
-    return f"{_ELF_MACHINES.get(code, f'elf{code}')}-linux"
+    if header[:4] == b"\x7fELF":
+        code = int.from_bytes(header[18:20], "little" if header[5] == 1 else "big")
+        found = _ELF_MACHINES.get(code, f"elf{code}")
+    else:
+        found = next((name for magic, name in _MAGIC.items() if header.startswith(magic)), "another system")
+    if expected.partition("-")[0] != found:
+        raise LoweringError(f"the C compiler made a library for {found}: expected one for {expected}")
 
 
 def _tensor_info(spec: TensorSpec) -> TensorInfo:

@@ -1,38 +1,44 @@
-"""Runs a loaded artifact: numpy arrays in, numpy arrays out, with every call checked before it reaches C."""
+"""Runs a loaded artifact: numpy arrays in, numpy arrays out, with every call checked before it is made."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import tempfile
 import threading
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sparsecc.artifact.manifest import LIBRARY, WEIGHTS, Manifest, StepInfo, TensorInfo
+from sparsecc.artifact.manifest import Manifest, StepInfo, TensorInfo
 from sparsecc.errors import ArtifactError, UsageError
 
 Array = npt.NDArray[Any]
 
-_MAX_THREADS = 256
 
+class Engine(Protocol):
+    """What runs one artifact: its library in this process, a WebAssembly runtime, or an emulator."""
 
-class _Options(ctypes.Structure):
-    """`PREFIX_options` of the generated header."""
+    def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """Read the inputs and write the outputs, row-major and aligned, in the manifest's order.
 
-    _fields_ = (
-        ("weights_path", ctypes.c_char_p),
-        ("weights", ctypes.c_void_p),
-        ("weights_bytes", ctypes.c_size_t),
-        ("arena", ctypes.c_void_p),
-        ("arena_bytes", ctypes.c_size_t),
-        ("threads", ctypes.c_int32),
-    )
+        Raises:
+            ArtifactError: the run failed.
+        """
+        ...
+
+    def profile(self, inputs: Sequence[Array], outputs: Sequence[Array], steps: int) -> list[float]:
+        """The same, and the seconds of each step.
+
+        Raises:
+            ArtifactError: the run failed.
+            UsageError: this engine cannot time steps.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; may be called again."""
+        ...
 
 
 class Session:
@@ -47,16 +53,8 @@ class Session:
         threads: threads of a run, the caller's included.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path, threads: int = 1) -> None:
-        """Open the library of an artifact whose files were checked before.
-
-        Raises:
-            UsageError: a thread count that is not from 1 to 256.
-            ArtifactError: the library cannot be opened or refuses to start.
-        """
-        self._handle = ctypes.c_void_p()
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MAX_THREADS:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"threads: expected a whole number from 1 to {_MAX_THREADS}, found {threads!r}")
+    def __init__(self, manifest: Manifest, engine: Engine, threads: int = 1) -> None:
+        self._engine: Engine | None = engine
         self.manifest = manifest
         self.inputs = manifest.inputs
         self.outputs = manifest.outputs
@@ -64,12 +62,6 @@ class Session:
         self._names = tuple(spec.name for spec in manifest.inputs)
         self._types = [np.dtype(spec.dtype) for spec in manifest.inputs]
         self._lock = threading.Lock()
-        self._library = _Library(folder / LIBRARY, manifest.name)
-        options = _Options(threads=threads)
-        if not manifest.weights_embedded:
-            options.weights_path = os.fsencode(folder / WEIGHTS)
-        status = self._library.create(ctypes.byref(options), ctypes.byref(self._handle))
-        self._library.check(status, "cannot start the artifact")
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the network once.
@@ -88,9 +80,7 @@ class Session:
         arrays = self._check_inputs(inputs)
         outputs = self._new_outputs()
         with self._lock:
-            self._check_open()
-            status = self._library.run(self._handle, _pointers(arrays), _pointers(outputs))
-        self._library.check(status, "the run failed")
+            self._opened().run(arrays, outputs)
         return {spec.name: array for spec, array in zip(self.outputs, outputs, strict=True)}
 
     def profile(self, inputs: Mapping[str, Array]) -> list[tuple[str, str, float]]:
@@ -100,17 +90,14 @@ class Session:
             For each step in order: its label, its kernel family and its wall-clock time in seconds.
 
         Raises:
-            As `run`.
+            As `run`; and UsageError where the artifact runs without a clock.
         """
         arrays = self._check_inputs(inputs)
         outputs = self._new_outputs()
         steps = self.manifest.steps
-        times = (ctypes.c_uint64 * max(1, len(steps)))()
         with self._lock:
-            self._check_open()
-            status = self._library.profile(self._handle, _pointers(arrays), _pointers(outputs), times)
-        self._library.check(status, "the run failed")
-        return [(step.label, step.kind, ns * 1e-9) for step, ns in zip(steps, times, strict=False)]
+            seconds = self._opened().profile(arrays, outputs, len(steps))
+        return [(step.label, step.kind, s) for step, s in zip(steps, seconds, strict=True)]
 
     @property
     def steps(self) -> tuple[StepInfo, ...]:
@@ -120,9 +107,9 @@ class Session:
     def close(self) -> None:
         """Free the memory and threads; waits for a run that is going on. May be called again."""
         with self._lock:
-            if self._handle:
-                self._library.destroy(self._handle)
-                self._handle = ctypes.c_void_p()
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
 
     def __enter__(self) -> Session:
         return self
@@ -133,17 +120,18 @@ class Session:
         self.close()
 
     def __del__(self) -> None:
-        if self._handle:  # nobody else has the session any more: no lock
-            self._library.destroy(self._handle)
+        if self._engine is not None:  # nobody else has the session any more: no lock
+            self._engine.close()
 
     def __repr__(self) -> str:
-        state = "" if self._handle else ", closed"
+        state = ", closed" if self._engine is None else ""
         arrow = f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}"
         return f"<Session {self.manifest.name}: {arrow}; threads={self.threads}{state}>"
 
-    def _check_open(self) -> None:
-        if not self._handle:
+    def _opened(self) -> Engine:
+        if self._engine is None:
             raise UsageError("the session is closed: load the artifact again")
+        return self._engine
 
     def _new_outputs(self) -> list[Array]:
         return [np.empty(spec.shape, dtype=spec.dtype) for spec in self.outputs]
@@ -171,49 +159,6 @@ class Session:
         ]
 
 
-class _Library:
-    """The functions of one `libmodel.so`."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        array = ctypes.POINTER(ctypes.c_void_p)
-        try:
-            library = _open_library(path.resolve())
-            self.create = library[f"{name}_create"]
-            self.run = library[f"{name}_run"]
-            self.profile = library[f"{name}_profile"]
-            self.destroy = library[f"{name}_destroy"]
-            self.error_string = library[f"{name}_error_string"]
-        except (OSError, AttributeError) as error:
-            raise ArtifactError(f"cannot open the library {path}: {error}") from error
-        self.create.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        self.create.restype = ctypes.c_int32
-        self.run.argtypes = [ctypes.c_void_p, array, array]
-        self.run.restype = ctypes.c_int32
-        self.profile.argtypes = [ctypes.c_void_p, array, array, ctypes.POINTER(ctypes.c_uint64)]
-        self.profile.restype = ctypes.c_int32
-        self.destroy.argtypes = [ctypes.c_void_p]
-        self.destroy.restype = None
-        self.error_string.argtypes = [ctypes.c_int32]
-        self.error_string.restype = ctypes.c_char_p
-
-    def check(self, status: int, what: str) -> None:
-        """Turn a status code into an error."""
-        if status != 0:
-            raise ArtifactError(f"{what}: {self.error_string(status).decode()}")
-
-
-def _open_library(path: Path) -> ctypes.CDLL:
-    """Open a library by a name that was never used before.
-
-    The dynamic linker takes an equal path for the library it has already, even if the file was replaced by
-    another model since; the same file under two names it still opens once.
-    """
-    with tempfile.TemporaryDirectory(prefix="sparsecc-open-") as folder:
-        link = Path(folder) / path.name
-        link.symlink_to(path)
-        return ctypes.CDLL(os.fspath(link))
-
-
 def _check_array(spec: TensorInfo, dtype: np.dtype[Any], array: object) -> Array:
     if not isinstance(array, np.ndarray):
         raise ArtifactError(f"input {spec.name!r}: expected a numpy array, found {type(array).__name__}")
@@ -231,9 +176,3 @@ def _check_array(spec: TensorInfo, dtype: np.dtype[Any], array: object) -> Array
 
 def _type_name(dtype: np.dtype[Any]) -> str:
     return dtype.name if dtype.isnative else f"{dtype.name} in the other byte order"
-
-
-def _pointers(arrays: list[Array]) -> ctypes.Array[ctypes.c_void_p]:
-    # the interface's address costs a fifth of what `array.ctypes.data` does
-    addresses = [array.__array_interface__["data"][0] for array in arrays]
-    return (ctypes.c_void_p * max(1, len(addresses)))(*addresses)

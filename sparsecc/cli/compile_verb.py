@@ -95,7 +95,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(artifact: Artifact) -> None:
-    from sparsecc.artifact.manifest import LIBRARY
     from sparsecc.report.html import bytes_text, seconds_text
 
     report, manifest = artifact.report, artifact.manifest
@@ -109,8 +108,8 @@ def _summary(artifact: Artifact) -> None:
         f"{sparse} of {len(report.layers)} layers are sparse"
     )
     print(
-        f"library {bytes_text(manifest.files[LIBRARY].bytes)}, weights {bytes_text(manifest.weights_bytes)}, "
-        f"scratch memory {bytes_text(manifest.arena_bytes)}"
+        f"library {bytes_text(manifest.files[manifest.library].bytes)}, "
+        f"weights {bytes_text(manifest.weights_bytes)}, scratch memory {bytes_text(manifest.arena_bytes)}"
     )
     if report.measured_seconds and report.measured_dense_seconds:
         print(

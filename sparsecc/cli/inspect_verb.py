@@ -60,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_facts(manifest: Manifest, folder: Path) -> None:
-    from sparsecc.artifact.manifest import LIBRARY
     from sparsecc.cli.elf import needed_libraries
     from sparsecc.host import host_features, host_machine
     from sparsecc.report.html import bytes_text
@@ -74,7 +73,7 @@ def _print_facts(manifest: Manifest, folder: Path) -> None:
         ("target", f"{manifest.target}, {manifest.machine}"),
         ("needs", ", ".join(manifest.features)),
         ("runs here", runs),
-        ("links", ", ".join(needed_libraries(folder / LIBRARY)) or "nothing"),
+        ("links", ", ".join(needed_libraries(folder / manifest.library)) or "nothing"),
         (
             "weights",
             bytes_text(manifest.weights_bytes) + (" in the library" if manifest.weights_embedded else ""),

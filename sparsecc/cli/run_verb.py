@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from sparsecc.arrays import Array
 
 _DETAILS = """\
-Needs numpy only. Inputs must have exactly the shapes and types that `sparsecc inspect` shows; inputs that no
-file gives are drawn at random."""
+Needs numpy only, and wasmtime for WebAssembly. Inputs must have exactly the shapes and types that `sparsecc
+inspect` shows; inputs that no file gives are drawn at random. With --emulator an artifact for Linux on
+another architecture runs in QEMU's user mode, which needs a C compiler for that architecture."""
 _EXAMPLES = """\
   sparsecc run model.scc
   sparsecc run model.scc --input photo.npy -o result.npz
-  sparsecc run model.scc --input input_ids=ids.npy --input mask=mask.npy --threads 2"""
+  sparsecc run model.scc --input input_ids=ids.npy --input mask=mask.npy --threads 2
+  sparsecc run arm64.scc --emulator"""
 
 
 def add(verbs: Verbs) -> None:
@@ -40,6 +42,13 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of random inputs (%(default)s)")
     parser.add_argument("-o", "--out", type=Path, help="the .npz file to write the outputs to")
     parser.add_argument("-f", "--force", action="store_true", help="replace it if it exists")
+    parser.add_argument(
+        "--emulator",
+        nargs="?",
+        const="",
+        metavar="COMMAND",
+        help="run under an emulator, by default the usual one, such as qemu-aarch64",
+    )
     add_threads(parser)
 
 
@@ -52,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         check_out(args.out, force=args.force)
     if args.seed < 0:
         raise UsageError(f"--seed must not be negative, found {args.seed}")
-    with load(args.artifact, args.threads) as session:
+    with load(args.artifact, args.threads, emulator=args.emulator) as session:
         given = read_arrays(args.input, session.inputs)
         drawn = [spec for spec in session.inputs if spec.name not in given]
         inputs = {**given, **random_arrays(drawn, args.seed)}

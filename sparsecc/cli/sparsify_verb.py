@@ -1,4 +1,4 @@
-"""`sparsecc sparsify`: zeroes the weights of least magnitude in a pattern and writes an .onnx file."""
+"""`sparsecc sparsify`: zeroes weights in a pattern, by magnitude or with data, and writes an .onnx file."""
 
 from __future__ import annotations
 
@@ -10,26 +10,46 @@ from sparsecc.cli.progress import Progress
 from sparsecc.cli.table import table
 
 _DETAILS = """\
-Nothing is trained: magnitude alone costs accuracy, the more the more is zeroed. `compile` uses the zeros of
-any model, whoever made them, so a model that was trained to be sparse needs no `sparsify`."""
+Nothing is trained. Magnitude alone costs accuracy, the more the more is zeroed. With --calibration, some
+batches of inputs like those that the network will see, the weights that stay make up for those that go, layer
+by layer. `compile` uses the zeros of any model, whoever made them, so a model that was trained to be sparse
+needs no `sparsify`."""
 _EXAMPLES = """\
   sparsecc sparsify model.onnx -o sparse.onnx --pattern 4x1 --sparsity 0.8 --permute
   sparsecc sparsify model.onnx -o sparse.onnx --pattern 2:4 --skip 'head*'
+  sparsecc sparsify model.onnx -o sparse.onnx --pattern unstructured --sparsity 0.5 --calibration data.npz
   sparsecc sparsify train.py:make_model -o sparse.onnx --pattern unstructured --sparsity 0.9 --scope global"""
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = add_verb(verbs, "sparsify", "zero weights of least magnitude in a pattern", _DETAILS, _EXAMPLES)
+    parser = add_verb(
+        verbs, "sparsify", "zero weights in a pattern, by magnitude or with data", _DETAILS, _EXAMPLES
+    )
     add_source(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .onnx file to write")
     parser.add_argument("-f", "--force", action="store_true", help="replace it if it exists")
     add_sparsity(parser)
+    group = parser.add_argument_group("with data")
+    group.add_argument(
+        "--calibration",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help=".npz with inputs by name, one batch or several on top of each other (may be repeated)",
+    )
+    group.add_argument(
+        "--method",
+        choices=("magnitude", "wanda", "sparsegpt", "alps"),
+        help="what goes and how the rest makes up for it (magnitude, with --calibration alps)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Sparsify, write, and show what became of each layer."""
     from sparsecc.cli.source import read_model, write_model
+    from sparsecc.passes.criteria.calibration import read_calibration
     from sparsecc.sparsifier import sparsify
 
     check_out(args.out, force=args.force)
@@ -37,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     with Progress() as progress:
         progress("capture", 0, 1)
         model = read_model(args.source, shapes)
+        inputs = [value.name or "" for value in model.graph.inputs]
+        data = read_calibration(args.calibration, "--calibration", inputs) if args.calibration else None
         result = sparsify(
             model,
             args.pattern or "4x1",
@@ -45,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             skip=args.skip,
             min_size=args.min_size,
             permute=args.permute,
+            method=args.method or ("magnitude" if data is None else "alps"),
+            calibration=data,
             progress=progress,
         )
         progress("write", 0, 1)

@@ -7,7 +7,10 @@ import argparse
 from sparsecc.cli.options import Verbs, add_verb
 from sparsecc.cli.table import table
 
-_DETAILS = "An artifact runs on every machine that has the features of its target."
+_DETAILS = """\
+An artifact runs on every machine that has the features of its target; `float` counts the lanes and the
+registers of a vector, and `int8` names what multiplies 8-bit codes. Targets of other machines than this one
+need a C compiler for them, which `pip install sparsecc[zig]` brings."""
 _EXAMPLES = "  sparsecc targets"
 
 
@@ -19,17 +22,17 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line per target."""
     from sparsecc.errors import LoweringError
-    from sparsecc.host import host_features
-    from sparsecc.targets.cpu import MACHINES, machine_for
+    from sparsecc.targets.registry import HOST, MACHINES, machine_for, missing_features
 
     try:
         best = machine_for("host").name
     except LoweringError:
         best = "none of the targets below"
-    flags = host_features()
-    rows = [("cpu, host", "yes", f"this machine: {best}")]
+    rows = [(", ".join(HOST), "", "yes", "", "", "", f"this machine: {best}")]
     for name, machine in MACHINES.items():
-        here = "yes" if flags.issuperset(machine.features) else "no"
-        rows.append((name, here, ", ".join(machine.features)))
-    print(table(("target", "runs here", "needs"), rows))
+        here = "no" if missing_features(machine) else "yes"
+        size = f"{machine.lanes} x {machine.registers}"
+        needs = ", ".join(machine.all_features)
+        rows.append((name, machine.platform.name, here, size, machine.products, machine.verified, needs))
+    print(table(("target", "platform", "runs here", "float", "int8", "checked", "needs"), rows))
     return 0

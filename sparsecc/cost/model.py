@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from sparsecc.cost.constants import Constants, constants_for
 
+FITTED = 2.0
+"""Multiply-adds and loads per cycle of the machine that constants were fitted on."""
+
 
 @dataclass(frozen=True)
 class VectorMachine:
@@ -17,6 +20,7 @@ class VectorMachine:
 
     Attributes:
         lanes: fp32 lanes.
+        fma, loads: vector instructions of each kind per cycle.
         l1_bytes, l2_bytes: cache sizes.
         from_memory: whether the weights of layers with few columns lie beyond L3.
         clock: cycles per second, by which predictions are turned into time.
@@ -24,6 +28,8 @@ class VectorMachine:
     """
 
     lanes: int
+    fma: float = FITTED
+    loads: float = FITTED
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
     from_memory: bool = False
@@ -43,7 +49,7 @@ def rows_seconds(
     """Predicted time of the kernel with lanes along rows: `blocks` of `lanes` x 1, `columns` accumulators."""
     c = machine.constants.rows
     step = c.dense + c.dense_column * columns if dense else c.block + c.block_column * columns
-    compute = blocks * (step + _conversion(value_bytes, machine))
+    compute = blocks * (step * FITTED / machine.fma + _conversion(value_bytes, machine))
     nbytes = blocks * (value_bytes * lanes + (0 if dense else 4))
     return machine.streaming(compute, nbytes)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import exp
 
 from sparsecc.cost.constants import SpmmConstants
-from sparsecc.cost.model import VectorMachine
+from sparsecc.cost.model import FITTED, VectorMachine
 
 _L2_CENTER, _L2_WIDTH = 0.7, 0.2  # of L2: the rest holds what the layers before left
 
@@ -60,7 +60,7 @@ def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
     """Predicted time of one call."""
     c = machine.constants.dots if shape.words else machine.constants.spmm
     sums = shape.rows * shape.width
-    block = _block(shape, c, sums, machine.l1_bytes)
+    block = _block(shape, c, sums, machine)
     entry = c.entry + (c.entry_sum + (c.chunk_sum if shape.chunked else 0.0)) * sums
     tiles = shape.tiles * (shape.blocks * block + shape.entries * entry + c.tile)
     inputs = shape.inputs * c.far_input * _beyond(shape.input_bytes, machine.l2_bytes)
@@ -70,12 +70,13 @@ def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
     return cycles / machine.clock
 
 
-def _block(shape: SpmmShape, c: SpmmConstants, sums: float, l1_bytes: int) -> float:
+def _block(shape: SpmmShape, c: SpmmConstants, sums: float, machine: VectorMachine) -> float:
     """Cycles of one block of R x 1 for one tile."""
-    load = c.load + c.miss * _step(shape.chunk_bytes / l1_bytes, c.miss_center, c.miss_width)
+    load = c.load + c.miss * _step(shape.chunk_bytes / machine.l1_bytes, c.miss_center, c.miss_width)
+    load *= FITTED / machine.loads
     if shape.unaligned:
         load *= c.unaligned
-    work = c.block + c.product * sums + load * shape.width
+    work = c.block + c.product * FITTED / machine.fma * sums + load * shape.width
     return float((work**4 + (c.latency / shape.chains) ** 4) ** 0.25)  # nearly the larger
 
 

@@ -8,7 +8,7 @@ with 128 added. Sums of products of codes with signed 8-bit weights are exact in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,60 +18,12 @@ from sparsecc.targets.tir import KernelBuilder, Pointer, const, shuffle, vector_
 
 CHANNELS = 4
 """Of a word."""
-_DOTS = {
-    "avx512_vnni": "llvm.x86.avx512.vpdpbusd.512",
-    "avx_vnni": "llvm.x86.avx512.vpdpbusd.256",
-}
-_PAIRS = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
 LARGEST = 2.0**30
 """In steps: int32 holds it."""
 _ROUND = {16: "llvm.x86.avx512.mask.cvtps2dq.512", 8: "llvm.x86.avx.cvt.ps2dq.256"}
 _PACK_32 = {16: "llvm.x86.avx512.packssdw.512", 8: "llvm.x86.avx2.packssdw"}
 _PACK_16 = {16: "llvm.x86.avx512.packuswb.512", 8: "llvm.x86.avx2.packuswb"}
-
-
-class Dot:
-    """Products of words: sum + x0 w0 + x1 w1 + x2 w2 + x3 w3 for unsigned bytes x and signed bytes w.
-
-    With VNNI one instruction; else bytes become 16 bits wide, since the instruction for bytes saturates.
-    """
-
-    def __init__(self, builder: KernelBuilder, feature: str, lanes: int) -> None:
-        self._b, self._feature, self._lanes = builder, feature, lanes
-
-    def weights(self, words: Any) -> list[Any]:
-        """A vector of words of weights as `add` takes it."""
-        if self._feature:
-            return [self._b.register(words, self._lanes, "int32").value]
-        wide = tirx.reinterpret(f"int16x{2 * self._lanes}", words)
-        eight = vector_of(const(8, "int16"), 2 * self._lanes)
-        even = tirx.shift_right(tirx.shift_left(wide, eight), eight)
-        return [self._pairs(half) for half in (even, tirx.shift_right(wide, eight))]
-
-    def inputs(self, words: Any) -> list[Any]:
-        """A vector of words of activations as `add` takes it."""
-        if self._feature:
-            return [self._b.register(words, self._lanes, "int32").value]
-        wide = tirx.reinterpret(f"uint16x{2 * self._lanes}", words)
-        low = tirx.bitwise_and(wide, vector_of(const(255, "uint16"), 2 * self._lanes))
-        high = tirx.shift_right(wide, vector_of(const(8, "uint16"), 2 * self._lanes))
-        return [self._pairs(tirx.reinterpret(f"int16x{2 * self._lanes}", half)) for half in (low, high)]
-
-    def add(self, total: Any, inputs: list[Any], weights: list[Any]) -> Any:
-        """The sums with the products added."""
-        if self._feature:
-            wide = f"int8x{4 * self._lanes}"
-            x, w = tirx.reinterpret(wide, inputs[0]), tirx.reinterpret(wide, weights[0])
-            return self._call(_DOTS[self._feature], total, x, w)
-        for x, w in zip(inputs, weights, strict=True):
-            total = total + self._call(_PAIRS[self._lanes], x, w)
-        return total
-
-    def _pairs(self, half: Any) -> Any:
-        return self._b.register(half, 2 * self._lanes, "int16").value
-
-    def _call(self, intrinsic: str, *arguments: Any) -> Any:
-        return tirx.call_llvm_pure_intrin(f"int32x{self._lanes}", intrinsic, *arguments)
+_SHIFTER = 1.5 * 2.0**23  # floats of this size are integers: adding it rounds half to even
 
 
 def byte_of(words: Any, byte: int, lanes: int) -> Any:
@@ -84,17 +36,33 @@ def byte_of(words: Any, byte: int, lanes: int) -> Any:
     return tirx.Cast(f"float32x{lanes}", tirx.reinterpret(f"int32x{lanes}", bits))
 
 
-class CodeWriter:
+class CodeWriter(Protocol):
     """Turns four channels' values, already divided by the scale, into words.
 
-    Values are rounded half to even, the zero is added, and both bounds are kept. Pointer: `limits_of`, three
-    words.
-
-    Args:
-        bounded: no value is as large as `LARGEST`; others are cut there.
+    Values are rounded half to even, the zero is added, and both bounds are kept.
     """
 
-    def __init__(self, builder: KernelBuilder, limits: Pointer, lanes: int, *, bounded: bool = False) -> None:
+    def words(self, channels: Sequence[Any]) -> Any:
+        """A vector of words from four fp32 vectors."""
+        ...
+
+
+def code_writer(builder: KernelBuilder, limits: Pointer, lanes: int, *, bounded: bool = False) -> CodeWriter:
+    """The writer for vectors of `lanes`; those of 8 and 16 exist on x86 only.
+
+    Args:
+        limits: `limits_of`, three words.
+        bounded: no value is as large as `LARGEST`; others are cut there.
+    """
+    if lanes in _ROUND:
+        return _PackingWriter(builder, limits, lanes, bounded=bounded)
+    return _ShiftingWriter(builder, limits, lanes)
+
+
+class _PackingWriter:
+    """By the instructions of x86 that convert, and that pack integers with saturation."""
+
+    def __init__(self, builder: KernelBuilder, limits: Pointer, lanes: int, *, bounded: bool) -> None:
         self._b, self._lanes, self._bounded = builder, lanes, bounded
         self._low, self._high = (self._constant(limits[i], 4, "uint8") for i in range(2))
         self._zero = self._constant(limits[2], 2, "int16")
@@ -132,7 +100,41 @@ class CodeWriter:
         return tirx.call_llvm_pure_intrin(dtype, intrinsic, *arguments)
 
 
+class _ShiftingWriter:
+    """By arithmetic that every machine has: cut first, since the bounds are integers and rounding keeps
+    order; a not-a-number becomes the lower bound, as the x86 conversion has it."""
+
+    def __init__(self, builder: KernelBuilder, limits: Pointer, lanes: int) -> None:
+        self._b, self._lanes = builder, lanes
+        zero = tirx.bitwise_and(limits[2], const(2**16 - 1))
+        low, high = (tirx.bitwise_and(limits[i], const(255)) - zero for i in range(2))
+        self._low, self._high = (
+            builder.register(vector_of(tirx.Cast("float32", bound), lanes), lanes).value
+            for bound in (low, high)
+        )
+        shifter = int(np.float32(_SHIFTER).view(np.int32))
+        self._offset = builder.register(vector_of(zero - const(shifter), lanes), lanes, "int32").value
+
+    def words(self, channels: Sequence[Any]) -> Any:
+        """A vector of words from four fp32 vectors."""
+        word: Any = None
+        for byte, value in enumerate(channels):
+            code = self._code(self._b.register(value, self._lanes).value)
+            if byte:
+                code = tirx.bitwise_or(word, tirx.shift_left(code, vector_of(const(8 * byte), self._lanes)))
+            word = self._b.register(code, self._lanes, "int32").value
+        return word
+
+    def _code(self, value: Any) -> Any:
+        raised = self._b.register(tirx.Select(value > self._low, value, self._low), self._lanes).value
+        cut = self._b.register(tirx.Select(raised < self._high, raised, self._high), self._lanes).value
+        shifted = self._b.register(
+            cut + vector_of(const(_SHIFTER, "float32"), self._lanes), self._lanes
+        ).value
+        return tirx.reinterpret(f"int32x{self._lanes}", shifted) + self._offset
+
+
 def limits_of(zero: int, low: int = 0, high: int = 255) -> npt.NDArray[np.int32]:
-    """What a `CodeWriter` reads, from the zero and the least and the largest code."""
+    """What a `code_writer` reads, from the zero and the least and the largest code."""
     codes = np.array([[low] * CHANNELS, [high] * CHANNELS], np.uint8).view("<i4").reshape(-1)
     return np.append(codes, np.array([zero, zero], np.int16).view("<i4")).astype(np.int32)

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
-from sparsecc.targets.kernels.codes import CHANNELS, CodeWriter, Dot
+from sparsecc.targets.kernels.byte_products import dot_of, taken_away
+from sparsecc.targets.kernels.codes import CHANNELS, code_writer
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.kernels.spmm import for_tiles
+from sparsecc.targets.kernels.vector_math import multiply_add
 from sparsecc.targets.tir import KernelBuilder, Register, const, vector_of
 
 _PREFETCH = 1024  # words of weights ahead of their use, where they do not fit the cache
@@ -35,7 +37,8 @@ class DotsForm:
         stream: the weights come from beyond L2 and are fetched ahead.
         codes: results are words of codes, not fp32.
         epilogue: what happens to a scaled sum before it is stored.
-        bounded: as `CodeWriter` has it.
+        bounded: as `code_writer` has it.
+        fused: as `multiply_add` has it.
     """
 
     rows: int
@@ -46,15 +49,16 @@ class DotsForm:
     codes: bool
     epilogue: Epilogue
     bounded: bool = False
+    fused: bool = True
 
 
 def dots_kernel(form: DotsForm, symbol: str) -> Any:
     """The PrimFunc of a form.
 
     Pointers: parts, group_rows, group_count, group_base, row, offset, value (as `SpmmTables.arrays`), scale
-    and bias per row, [limits of codes], X, Y, then the epilogue's operands. Scalars: tiles of the first
-    class, of the second, parts, Y's row pitch (of words: word row pitch) and origin, X's and Y's batch
-    strides, then the epilogue's. Extent: batch x tiles x parts.
+    and bias per row, [what sums start with per row], [limits of codes], X, Y, then the epilogue's operands.
+    Scalars: tiles of the first class, of the second, parts, Y's row pitch (of words: word row pitch) and
+    origin, X's and Y's batch strides, then the epilogue's. Extent: batch x tiles x parts.
     """
     b = KernelBuilder()
     V, R = form.lanes, form.rows
@@ -63,6 +67,7 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
     )
     row, offset, value = (b.pointer(n, "int32") for n in ("row", "offset", "value"))
     scale, bias = b.pointer("scale"), b.pointer("bias")
+    starts = b.pointer("starts", "int32") if taken_away(form.feature) else None
     limits = b.pointer("limits", "int32") if form.codes else None
     x, y = b.pointer("x", "int32"), b.pointer("y", "int32" if form.codes else "float32")
     operands = EpilogueOperands(b, form.epilogue)
@@ -71,8 +76,8 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
     )
     pitch, origin, x_batch, y_batch = (b.scalar(n) for n in ("pitch", "origin", "x_batch", "y_batch"))
     operands.declare_scalars()
-    dot = Dot(b, form.feature, V)
-    writer = CodeWriter(b, limits, V, bounded=form.bounded) if limits is not None else None
+    dot = dot_of(b, form.feature, V)
+    writer = code_writer(b, limits, V, bounded=form.bounded) if limits is not None else None
     rows_of_y = CHANNELS if form.codes else 1  # output rows in a row of Y
 
     def multiply(acc: list[list[Register]], x0: Any, start: Any, blocks: Any, ahead: Register) -> None:
@@ -81,16 +86,19 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
                 b.prefetch(value, k * R + _PREFETCH)
             o = b.register(ahead.value + x0, dtype="int32")
             b.set(ahead, offset[k + 1])
-            xs = [dot.inputs(x.vector(o.value + j * V, V)) for j in range(len(acc[0]))]
-            for r in range(R):
-                w = dot.weights(vector_of(value[k * R + r], V))
-                for j, column in enumerate(xs):
-                    b.set(acc[r][j], dot.add(acc[r][j].value, column, w))
+            loaded = [b.register(x.vector(o.value + j * V, V), V, "int32").value for j in range(len(acc[0]))]
+            for which in dot.passes:
+                xs = [dot.inputs(words, which) for words in loaded]
+                for r in range(R):
+                    w = dot.weights(value[k * R + r], which)
+                    for cell, column in zip(acc[r], xs, strict=True):
+                        b.set(cell, dot.add(cell.value, column, w))
 
     def finished(acc: Register, r: int, r0: Any, index: Any, batch: Any) -> Any:
         real = tirx.Cast(f"float32x{V}", acc.value)
-        scaled = real * vector_of(scale[r0 + r], V) + vector_of(bias[r0 + r], V)
-        return operands.apply(scaled, row=r0 + r, index=index, batch=batch, lanes=V, byte=r % CHANNELS)
+        factor, added = vector_of(scale[r0 + r], V), vector_of(bias[r0 + r], V)
+        value = multiply_add(real, factor, added, V, fused=form.fused)
+        return operands.apply(value, row=r0 + r, index=index, batch=batch, lanes=V, byte=r % CHANNELS)
 
     def group(g: Any, J: int, x0: Any, y0: Any, column: Any, batch: Any) -> None:
         ahead = b.register(offset[base[g]], dtype="int32")
@@ -98,8 +106,8 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
             r0 = b.register(row[entry], dtype="int32").value
             to = b.register(tirx.truncdiv(r0, const(rows_of_y)) * pitch + y0, dtype="int32").value
             start = b.register(base[g] + (entry - rows[g]) * count[g], dtype="int32").value
-            zero = vector_of(const(0), V)
-            acc = [[b.register(zero, V, "int32") for _ in range(J)] for _ in range(R)]
+            first = [const(0) if starts is None else starts[r0 + r] for r in range(R)]
+            acc = [[b.register(vector_of(first[r], V), V, "int32") for _ in range(J)] for r in range(R)]
             multiply(acc, x0, start, count[g], ahead)
             for top, j in product(range(0, R, rows_of_y), range(J)):
                 place = pitch * (top // rows_of_y) + j * V

@@ -18,6 +18,7 @@ from sparsecc.targets.tir import (
     KernelBuilder,
     Pointer,
     Register,
+    broadcasts,
     const,
     permute,
     shuffle,
@@ -45,6 +46,8 @@ def emit_quads(
     ahead: Register,
     lanes: tuple[list[Any], int],
     unit: int,
+    *,
+    by_lane: bool,
 ) -> None:
     """Add the columns of one block to its R x J accumulators.
 
@@ -56,6 +59,7 @@ def emit_quads(
             when its columns are due delays them by two loads one after the other.
         lanes: vectors of 0, 1, ... that the compiler does not see through (see `spread`), and their length.
         unit: elements that one step of an offset stands for.
+        by_lane: as `broadcasts` has it.
     """
     word, value = tables
     origin, start, columns = at
@@ -75,6 +79,7 @@ def emit_quads(
             loaded = b.register(value.vector(first, COLUMNS * R), COLUMNS * R).value
             copies = V // (COLUMNS * R)
             spread_weights = b.register(shuffle([loaded] * copies, list(range(V))), V).value
+        weights = [] if indices else broadcasts(b, value, first, COLUMNS * R, V, by_lane=by_lane)
         for u in range(count):
             bits = tirx.shift_right(packed, const(u * _BITS, "uint64"))
             step = tirx.bitwise_and(bits, const(2**_BITS - 1, "uint64"))
@@ -83,10 +88,7 @@ def emit_quads(
             if R > 1:
                 xs = [b.register(vector, V).value for vector in xs]
             for r, row in enumerate(sums[u % len(sums)]):
-                if indices:
-                    weight = permute(spread_weights, indices[u * R + r])
-                else:
-                    weight = vector_of(value[first + (u * R + r)], V)
+                weight = permute(spread_weights, indices[u * R + r]) if indices else weights[u * R + r]
                 w = b.register(weight, V).value
                 for cell, vector in zip(row, xs, strict=True):
                     b.set(cell, cell.value + w * vector)

@@ -31,7 +31,7 @@ from sparsecc.targets.kernels.quads import (
     words_in,
     words_of,
 )
-from sparsecc.targets.tir import KernelBuilder, Register, vector_of
+from sparsecc.targets.tir import KernelBuilder, Register, broadcasts, vector_of
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -52,6 +52,7 @@ class SpmmForm:
         chunked: the columns are cut into more than one chunk, partial sums wait in Y.
         epilogue: what happens to an accumulator before it is stored.
         unit: elements that one step of a packed offset stands for; 0 where offsets are not packed.
+        by_lane: as `broadcasts` has it.
     """
 
     rows: int
@@ -61,6 +62,7 @@ class SpmmForm:
     chunked: bool
     epilogue: Epilogue
     unit: int = 0
+    by_lane: bool = False
 
 
 def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
@@ -98,8 +100,8 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
             o = b.register(ahead.value + x0, dtype="int32")
             b.set(ahead, offset[k + 1])
             xs = [b.register(x.vector(o.value + j * V, V), V) for j in range(len(acc[0]))]
-            for r in range(R):
-                w = b.register(vector_of(value[k * R + r], V), V)
+            for r, weight in enumerate(broadcasts(b, value, k * R, R, V, by_lane=form.by_lane)):
+                w = b.register(weight, V)
                 for j, column in enumerate(xs):
                     b.set(acc[r][j], acc[r][j].value + w.value * column.value)
 
@@ -120,7 +122,9 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
                 multiply(acc, x0, start, count[g], ahead)
             else:
                 at = (group_origin[g] + x0, start, count[g])
-                emit_quads(b, acc, x, (offset, value), at, ahead, (indices, V), form.unit)
+                emit_quads(
+                    b, acc, x, (offset, value), at, ahead, (indices, V), form.unit, by_lane=form.by_lane
+                )
             for r, j in product(range(R), range(J)):
                 out = acc[r][j].value
                 if last:

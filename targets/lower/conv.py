@@ -269,7 +269,14 @@ def spmm_call(
     )
     stream = choice.rows >= 4 and tables.value.nbytes >= STREAMED
     form = SpmmForm(
-        choice.rows, widths, low.machine.lanes, stream, tables.chunked, tail.epilogue, tables.unit
+        choice.rows,
+        widths,
+        low.machine.lanes,
+        stream,
+        tables.chunked,
+        tail.epilogue,
+        tables.unit,
+        low.machine.by_lane,
     )
     symbol = low.kernel("spmm", form, lambda s: spmm_kernel(form, s))
     pointers = low.pack(*tables.arrays())

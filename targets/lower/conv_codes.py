@@ -8,13 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsecc.ir.quantized import quantized_of
+from sparsecc.targets.kernels.byte_products import transposing_pays
 from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.kernels.depthwise import DepthwiseForm
 from sparsecc.targets.kernels.depthwise_codes import (
     DepthwiseCodesForm,
     depthwise_codes_kernel,
+    direct_strip,
     pack_depthwise,
+    pack_taps,
     strip_of,
 )
 from sparsecc.targets.layout import Layout
@@ -27,7 +30,15 @@ from sparsecc.targets.lower.conv_planes import (
     split_form,
     split_step,
 )
-from sparsecc.targets.lower.dots import Finish, Sums, choose_dots, define_finished, dots_step, finish_of
+from sparsecc.targets.lower.dots import (
+    Finish,
+    Sums,
+    choose_dots,
+    define_finished,
+    dots_step,
+    finish_of,
+    start_pointers,
+)
 from sparsecc.targets.lower.regions import PlaneRegions, flat
 from sparsecc.targets.lower.state import Lowering, base
 
@@ -123,23 +134,31 @@ def _depthwise(
     finish: Finish,
 ) -> int:
     x, y = low.words(source.value), finish.y
-    strip = strip_of(g.kernel[0], g.stride[0], g.dilation[0])
+    direct = not transposing_pays(low.machine.dot, low.machine.lanes)
+    strip = (
+        direct_strip(low.machine.registers) if direct else strip_of(g.kernel[0], g.stride[0], g.dilation[0])
+    )
     geometry = DepthwiseForm(
         g.size, g.out_size, g.kernel, g.stride, g.dilation, g.pad, x.layout.strides[2], y.layout.strides[2],
         1, strip, low.machine.lanes, finish.epilogue,
     )  # fmt: skip
-    form = DepthwiseCodesForm(geometry, low.machine.dot, finish.bounded)
+    form = DepthwiseCodesForm(
+        geometry, low.machine.dot, finish.bounded, low.machine.fused, direct, low.machine.by_lane
+    )
     low.use(low.machine.dot)
     symbol = low.kernel("depthwise_codes", form, lambda s: depthwise_codes_kernel(form, s))
-    packed = pack_depthwise(codes[:, 0], strip, g.stride[0], g.dilation[0])
+    if direct:
+        packed = pack_taps(codes[:, 0])
+    else:
+        packed = pack_depthwise(codes[:, 0], strip, g.stride[0], g.dilation[0])
     count = words_of(g.channels)
     scalars = [number for side in (x, y) for number in (
         side.layout.strides[1], side.layout.origin, side.layout.strides[0]
     )]  # fmt: skip
     return low.step(
         call.name, "depthwise", symbol,
-        [*low.pack(packed, *finish.scale_and_bias()), *finish.limit_pointers(low), base(x), base(y),
-         *finish.operand_pointers(low)],
+        [*low.pack(packed, *finish.scale_and_bias()), *start_pointers(low, codes),
+         *finish.limit_pointers(low), base(x), base(y), *finish.operand_pointers(low)],
         [count, source.zero_word, *scalars, *(y.layout.strides[0] for _ in finish.tensors)],
         source.shape[0] * count,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sparsecc.targets.kernels.byte_products import taken_away
 from sparsecc.targets.kernels.codes import LARGEST, limits_of
 from sparsecc.targets.kernels.dots import DotsForm, dots_kernel, word_matrix
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
@@ -97,6 +98,15 @@ class Finish:
         return [*row_operand_pointers(low, self.row_operands), *map(base, self.tensors)]
 
 
+def start_pointers(low: Lowering, codes: npt.NDArray[np.int8]) -> list[Pointer]:
+    """What sums of [M, ...] weights start with, where the machine's products need it."""
+    taken = taken_away(low.machine.dot)
+    if not taken:
+        return []
+    starts = taken * codes.reshape(len(codes), -1).astype(np.int64).sum(axis=1)
+    return low.pack(np.pad(starts, (0, padded_rows_of(len(codes)) - len(codes))).astype(np.int32))
+
+
 def finish_of(
     low: Lowering, regions: PlaneRegions, call: Call, tail: Tail, sums: Sums, layout: Layout
 ) -> Finish:
@@ -105,7 +115,7 @@ def finish_of(
     sources = [regions.codes.of(value) for value in tail.tensors]
     if result is not None:
         words = low.buffer(regions.words(result), "int32", f"{call.output.name}.codes")
-        folded = _folded(tail, sums, result, sources)
+        folded = _folded(tail, sums, result, sources, fused=low.machine.fused)
         if folded is not None:
             epilogue, steps, rows, limits = folded
             found = tuple(low.words(source.value) for source in sources if source is not None)
@@ -125,7 +135,7 @@ def define_finished(low: Lowering, regions: PlaneRegions, call: Call, finish: Fi
 
 
 def _folded(
-    tail: Tail, sums: Sums, result: Codes, sources: list[Codes | None]
+    tail: Tail, sums: Sums, result: Codes, sources: list[Codes | None], *, fused: bool
 ) -> tuple[Epilogue, Sums, tuple[FloatArray, ...], IntArray] | None:
     """An epilogue that ends in codes: scales and zeros go into the sums, Relu and Clip into the limits."""
     inverse, M = 1.0 / np.float64(np.float32(result.scale)), len(sums.scale)
@@ -145,10 +155,10 @@ def _folded(
     source = sources[0] if sources else None
     if len(ops) == 1 and ops[0] in (residual, swapped) and source is not None:
         factor = np.float64(np.float32(source.scale)) * inverse
-        added = EpilogueOp("Mul", (Operand("codes", 0), Operand("row", 0)))
-        total = EpilogueOp("Add", (Operand("step", 0), Operand("step", 1)))
+        operands = (Operand("codes", 0), Operand("row", 0), Operand("step", 0))
+        total = EpilogueOp("MulAdd", operands, (("fused", float(fused)),))
         folded = sums.times(inverse, -factor * source.zero, factor * MOST)
-        return Epilogue((added, total), 1, 1), folded, (everywhere(factor),), limits
+        return Epilogue((total,), 1, 1), folded, (everywhere(factor),), limits
     if sources:
         return None
     rows = tail.epilogue.row_pointers
@@ -212,13 +222,14 @@ def dots_step(
         finish.limits is not None,
         finish.epilogue,
         finish.bounded,
+        low.machine.fused,
     )
     symbol = low.kernel("dots", form, lambda s: dots_kernel(form, s))
     pitch, x_batch, y_batch = strides
     return low.step(
         call.name, "dots", symbol,
-        [*low.pack(*tables.arrays(), *finish.scale_and_bias()), *finish.limit_pointers(low),
-         base(x), base(finish.y), *finish.operand_pointers(low)],
+        [*low.pack(*tables.arrays(), *finish.scale_and_bias()), *start_pointers(low, words.view(np.int8)),
+         *finish.limit_pointers(low), base(x), base(finish.y), *finish.operand_pointers(low)],
         [first, second, parts, pitch, finish.y.layout.origin, x_batch, y_batch,
          *(y_batch for _ in finish.tensors)],
         tiles * parts,

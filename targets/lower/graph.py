@@ -33,7 +33,6 @@ from sparsecc.targets.lower.regions import POOLS, PlaneRegions
 from sparsecc.targets.lower.state import (
     LayerReport,
     Lowering,
-    Machine,
     Pointer,
     Selector,
     Stored,
@@ -42,6 +41,7 @@ from sparsecc.targets.lower.state import (
     shape_of,
 )
 from sparsecc.targets.lower.views import lower_view
+from sparsecc.targets.machine import Machine
 from sparsecc.targets.plan import Plan, Ref, Step, TensorSpec
 
 NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
@@ -214,6 +214,7 @@ class GraphLowering:
             symbols=dict(self.low.signatures),
             features=tuple(self.low.features),
             report={"layers": [_layer(layer) for layer in self.low.layers]},
+            platform=self.low.machine.platform,
         )
 
 

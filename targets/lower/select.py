@@ -31,14 +31,17 @@ from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
 from sparsecc.targets.kernels.quads import chains, worth_packing
 from sparsecc.targets.kernels.spmm import block_mask, tile_classes
 from sparsecc.targets.lower.layers import BoolArray, Layer, RowsLayer, SpmmLayer, block_masks
-from sparsecc.targets.lower.state import Machine
+from sparsecc.targets.machine import Machine
 
 STREAMED = 128 * 1024
 """Bytes of weights from which fetching ahead pays."""
-# (R, J) register tiles by vector registers; J is the widest tile. The first of a list is used dense.
-_TILES: dict[int, tuple[tuple[int, int], ...]] = {
-    32: ((8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),
-    16: ((4, 3), (6, 2), (4, 2), (2, 4), (1, 6), (1, 4)),
+# (R, J) register tiles by lanes and vector registers; J is the widest tile. Dense uses them too.
+_TILES: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
+    (16, 32): ((8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),
+    (8, 16): ((4, 3), (6, 2), (4, 2), (2, 4), (1, 6), (1, 4)),
+    (4, 32): ((4, 5), (4, 4), (8, 2), (2, 8), (1, 8)),
+    (4, 16): ((4, 2), (6, 2), (2, 4), (1, 6), (1, 4)),
+    (4, 8): ((4, 1), (2, 2), (1, 3)),
 }
 
 
@@ -134,10 +137,12 @@ Select = Callable[[Layer, Mapping[str, float], str], tuple[str, str] | None]
 def vector_machine(machine: Machine, *, from_memory: bool = False) -> VectorMachine:
     return VectorMachine(
         machine.lanes,
+        machine.fma,
+        machine.loads,
         l1_bytes=machine.l1_bytes,
         l2_bytes=machine.l2_bytes,
         from_memory=from_memory,
-        constants=constants_for(machine.cpu),
+        constants=constants_for(machine.family),
     )
 
 
@@ -194,9 +199,8 @@ def spmm_candidates(layer: SpmmLayer, machine: Machine, *, dense_only: bool) -> 
     twice that, and there is one chunk.
     """
     M, K = layer.matrix.shape
-    tiles = [
-        (R, J) for R, J in _TILES[machine.registers] if layer.group_rows == M or layer.group_rows % R == 0
-    ]
+    tiles = _TILES[machine.lanes, machine.registers]
+    tiles = [(R, J) for R, J in tiles if layer.group_rows == M or layer.group_rows % R == 0]
     if layer.words:
         tiles = [(R, J) for R, J in tiles if R % CHANNELS == 0]
     masks = {} if dense_only else block_masks(layer.matrix, {R for R, _ in tiles})

@@ -17,6 +17,7 @@ from sparsecc.targets.build import structural_name
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.layers import Layer
 from sparsecc.targets.lower.memory import Buffer
+from sparsecc.targets.machine import Machine
 from sparsecc.targets.plan import Ref, Weights
 
 Made = TypeVar("Made")
@@ -81,44 +82,6 @@ class LayerReport:
     predicted_seconds: float
     predicted_dense_seconds: float
     steps: list[int] = field(default_factory=list[int])
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The vector machine that kernels are made for.
-
-    Attributes:
-        name: TVM's mcpu.
-        lanes: fp32 lanes of a vector register.
-        registers: vector registers.
-        features: CPU features needed, in the names of /proc/cpuinfo.
-        l1_bytes, l2_bytes: data cache sizes of a core.
-        cpu: family whose constants of the cost model hold; "" for the default ones.
-        l3_bytes: size of the last cache.
-        dot: the feature that products of 8-bit codes use (kernels/codes.py), where there are any; or "".
-        expand: that which spreads bytes by a mask (kernels/bitmap.py); or "".
-    """
-
-    name: str
-    lanes: int
-    registers: int
-    features: tuple[str, ...]
-    l1_bytes: int = 32 * 1024
-    l2_bytes: int = 1024 * 1024
-    l3_bytes: int = 32 * 1024 * 1024
-    dot: str = ""
-    cpu: str = ""
-    expand: str = ""
-
-    @property
-    def target(self) -> str:
-        """The name under which `sparsecc targets` lists it."""
-        return self.name + ("+vnni" if self.dot else "") + ("+vbmi2" if self.expand else "")
-
-    @property
-    def all_features(self) -> tuple[str, ...]:
-        """With those that only some kernels use."""
-        return (*self.features, *filter(None, (self.dot, self.expand)))
 
 
 class Selector(Protocol):

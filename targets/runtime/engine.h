@@ -8,12 +8,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
 
 #include "cpu.h"
 #include "pool.h"
 #include "status.h"
+#include "system.h"
 #include "weights.h"
 
 #define SPARSECC_HUGE_PAGE ((size_t)2 << 20)
@@ -87,9 +86,7 @@ static int32_t sparsecc_arena_open(sparsecc_handle *handle, void *arena, size_t 
         const size_t alignment = huge ? SPARSECC_HUGE_PAGE : SPARSECC_ALIGNMENT;
         if (posix_memalign(&handle->owned_arena, alignment, model->arena_bytes) != 0) return SPARSECC_ERROR_MEMORY;
         arena = handle->owned_arena;
-#if defined(MADV_HUGEPAGE)
-        if (huge) (void)madvise(arena, model->arena_bytes, MADV_HUGEPAGE); /* a wish: refusal costs only speed */
-#endif
+        if (huge) sparsecc_wish_huge_pages(arena, model->arena_bytes);
     }
     handle->arena = arena;
     memset(handle->arena, 0, model->slack);
@@ -127,12 +124,6 @@ static int32_t sparsecc_create(const sparsecc_model *model, const sparsecc_optio
 static int32_t sparsecc_check(const sparsecc_tensor *tensor, const void *data) {
     if (data == NULL) return tensor->bytes == 0 ? SPARSECC_OK : SPARSECC_ERROR_ARGUMENT;
     return (uintptr_t)data % tensor->itemsize == 0 ? SPARSECC_OK : SPARSECC_ERROR_ALIGNMENT;
-}
-
-static uint64_t sparsecc_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 /* Runs all steps; where `step_ns` is not NULL, stores each step's nanoseconds there. */

@@ -13,7 +13,7 @@ from artifact_plans import counting_plan, example_inputs, example_plan
 
 from sparsecc.artifact import load
 from sparsecc.artifact.pack import write_artifact
-from sparsecc.targets.driver import RUNTIME, generate
+from sparsecc.targets.driver import generate, include_folders
 from sparsecc.targets.plan import Plan
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "c" / "run_model.c"
@@ -54,7 +54,7 @@ def compile_sources(plan: Plan, folder: Path, *flags: str) -> Path:
     (folder / "driver.c").write_text(sources.driver)
     (folder / "weights.bin").write_bytes(b"".join(plan.weights.parts()))
     files = (folder / "driver.c", KERNELS, EXAMPLE)
-    includes = (f"-I{folder}", f"-I{RUNTIME}")
+    includes = (f"-I{folder}", *(f"-I{path}" for path in include_folders(plan)))
     run("cc", *STRICT, *flags, *includes, *files, "-lm", "-lpthread", "-o", folder / "program")
     return folder / "program"
 
@@ -206,7 +206,7 @@ def test_every_status_code(tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text(API_CHECKS)
     files = (tmp_path / "driver.c", tmp_path / "main.c", KERNELS)
     flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    includes = (f"-I{tmp_path}", f"-I{RUNTIME}")
+    includes = (f"-I{tmp_path}", *(f"-I{path}" for path in include_folders(plan)))
     run("cc", *STRICT, *flags, *includes, *files, "-lm", "-lpthread", "-o", tmp_path / "program")
     run(tmp_path / "program")
 
@@ -225,9 +225,9 @@ def test_missing_cpu_features(tmp_path: Path) -> None:
 def test_cpu_features_of_this_machine(tmp_path: Path) -> None:
     """Every feature that /proc/cpuinfo names and the driver knows is found by the driver too."""
     from sparsecc.artifact import host_features
-    from sparsecc.targets import driver
+    from sparsecc.targets.features import CPUID
 
-    names = tuple(sorted(set(driver._CPUID) & host_features()))
+    names = tuple(sorted(set(CPUID) & host_features()))
     program = compile_sources(example_plan(features=names), tmp_path)
     run(program, tmp_path / "weights.bin", "1", *write_inputs(tmp_path))
 

@@ -21,7 +21,7 @@ from sparsecc.artifact import Manifest, host_features, host_machine, load, read_
 from sparsecc.artifact.manifest import parse_manifest
 from sparsecc.errors import ArtifactError
 
-FILES = ("manifest.json", "libmodel.so", "libmodel.a", "model.h", "weights.bin")
+FILES = ("manifest.json", "libmodel.so", "libmodel.a", "model.h", "run_model.c", "weights.bin")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from artifact_plans import check, example_inputs, example_plan
 from sparsecc.artifact import load, read_artifact
 from sparsecc.artifact.pack import write_artifact
 from sparsecc.errors import LoweringError, UsageError
-from sparsecc.targets import toolchain
+from sparsecc.targets import linking, toolchain
 from sparsecc.targets.plan import SLACK, Step
 
 EXPORTS = {
@@ -154,12 +155,15 @@ def test_what_is_not_an_artifact_stays(tmp_path: Path, make: Callable[[Path], No
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, ZeroDivisionError])
-@pytest.mark.parametrize("function", ["build_libraries", "find_toolchain"])
+@pytest.mark.parametrize(
+    ("module", "function"), [(linking, "build_libraries"), (toolchain, "find_toolchain")]
+)
 @pytest.mark.parametrize("there", [False, True])
 def test_interrupted_write_leaves_what_was_there(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: type[BaseException],
+    module: ModuleType,
     function: str,
     there: bool,
 ) -> None:
@@ -170,7 +174,7 @@ def test_interrupted_write_leaves_what_was_there(
     def interrupted(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(toolchain, function, interrupted)
+    monkeypatch.setattr(module, function, interrupted)
     with pytest.raises(error):
         write_artifact(example_plan(30), target, overwrite=True)
     assert list(tmp_path.iterdir()) == ([target] if there else [])
@@ -257,7 +261,7 @@ def test_kernel_that_needs_another_library(tmp_path: Path) -> None:
 
 
 def test_without_objcopy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "_objcopy", lambda: ())
+    monkeypatch.setattr(toolchain, "_objcopy", lambda _: ())
     path = write_artifact(example_plan(), tmp_path / "a.scc")
     members = output_of("ar", "t", path / "libmodel.a").split()
     assert members == ["driver.o", "kernel0.o"]

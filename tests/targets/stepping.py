@@ -29,15 +29,17 @@ from sparsecc.capture import capture
 from sparsecc.compiler import generator_version
 from sparsecc.passes.pipeline import COMPILE_PIPELINE, Pipeline
 from sparsecc.targets.build import build_objects
-from sparsecc.targets.cpu import machine_for, tvm_target
 from sparsecc.targets.lower.graph import GraphLowering
 from sparsecc.targets.lower.memory import Buffer
 from sparsecc.targets.lower.state import Selector
 from sparsecc.targets.plan import ALIGNMENT, SLACK, Plan
+from sparsecc.targets.registry import machine_for
 
 Array = npt.NDArray[Any]
-V3, V4 = "x86-64-v3", "x86-64-v4"
+V2, V3, V4 = "x86-64-v2", "x86-64-v3", "x86-64-v4"
 TARGETS = (V3, V4)
+EVERY = (V2, *TARGETS)
+"""With vectors of four lanes, as ARM, RISC-V and WebAssembly have them."""
 GUARD = 4096  # canary bytes around inputs and outputs
 _CANARY = 0xA5
 _LOADED: dict[str, Any] = {}
@@ -69,7 +71,7 @@ def lowered(
     lowering = GraphLowering(model, machine, dense_only=dense_only, selector=selector)
     plan = lowering.run("test", machine.name)
     objects = build_objects(
-        lowering.low.makers, tvm_target(machine, plan.features), source_version=generator_version()
+        lowering.low.makers, machine.tvm_target(plan.features), source_version=generator_version()
     )
     plan.objects = {f"{symbol}.o": data for symbol, data in objects.items()}
     return lowering, plan

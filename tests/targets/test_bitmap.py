@@ -13,7 +13,6 @@ from test_rows import EPILOGUE, expected_of, operands
 from sparsecc.compiler import generator_version
 from sparsecc.host import host_features
 from sparsecc.targets.build import structural_name
-from sparsecc.targets.cpu import MACHINES
 from sparsecc.targets.kernels.bitmap import (
     LANES,
     WORD,
@@ -28,6 +27,7 @@ from sparsecc.targets.kernels.digits import DIGITS, DigitsForm, digits_kernel
 from sparsecc.targets.lower.bitmap import stored_weights
 from sparsecc.targets.lower.layers import RowsLayer
 from sparsecc.targets.lower.select import choose_rows
+from sparsecc.targets.registry import MACHINES
 
 AVX2 = "x86-64-v3"
 VBMI2 = f"{V4}+vnni+vbmi2"

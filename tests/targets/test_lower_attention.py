@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from networks import Network
-from stepping import TARGETS, check
+from stepping import EVERY, check
 
 SHAPES = [(1, 16), (1, 13), (3, 7), (3, 16), (2, 1), (1, 35)]  # batch, tokens
 
@@ -58,7 +58,7 @@ def test_attention(batch: int, tokens: int, mask: str) -> None:
 
 
 @pytest.mark.parametrize(("batch", "tokens"), [(1, 16), (3, 7)])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EVERY)
 def test_encoder_of_two_blocks(target: str, batch: int, tokens: int) -> None:
     net = Network()
     x = net.add("LayerNormalization", net.input(batch, tokens, 16), net.normal(16), net.normal(16))

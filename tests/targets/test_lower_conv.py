@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import PATTERNS, Network
-from stepping import TARGETS, V3, V4, check
+from stepping import EVERY, V3, V4, check
 
 # kernel and attributes; every one runs on several sizes, behind another convolution and on a graph input
 GEOMETRIES: list[tuple[tuple[int, int], dict[str, Any]]] = [
@@ -218,7 +218,7 @@ def test_residuals_of_every_kind(batch: int) -> None:
     check(net)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EVERY)
 def test_residual_chain_of_different_paddings(target: str) -> None:
     net = Network()
     y = net.conv(net.input(1, 3, 11, 9), 3, 8, (3, 3), pads=[1] * 4)
@@ -312,7 +312,7 @@ def test_pad_slice_resize_between_convolutions() -> None:
 
 
 @pytest.mark.parametrize(("axis", "end"), [(2, 7), (3, 6), (2, 6), (3, 5), (1, 5)])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EVERY)
 def test_a_crop_does_not_zero_what_it_was_cut_from(target: str, axis: int, end: int) -> None:
     """The zeros around a cropped view would lie on elements of its source."""
     net = Network()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import PATTERNS, Network
-from stepping import TARGETS, check
+from stepping import EVERY, check
 from test_lower_attention import attention
 
 ACTIVATIONS = ["Relu", "Sigmoid", "Tanh", "HardSwish", "Gelu", "Abs"]
@@ -76,7 +76,7 @@ def test_convolutional(data: st.DataObject) -> None:
     flat = net.add("Flatten", last)
     net.output(net.linear(flat, channels * height * width, 5, pattern="unstructured 80"))
     net.output(*{v[0] for v in draw(st.lists(st.sampled_from(values[1:]), max_size=3))})
-    check(net, draw(st.sampled_from(TARGETS)), tolerance=3e-5)
+    check(net, draw(st.sampled_from(EVERY)), tolerance=3e-5)
 
 
 @SETTINGS
@@ -121,4 +121,4 @@ def test_transformers(data: st.DataObject) -> None:
         values[-1][0],
         *{v for v, _ in draw(st.lists(st.sampled_from(values[1:] or values), max_size=2))} - {values[-1][0]},
     )
-    check(net, draw(st.sampled_from(TARGETS)), tolerance=3e-5)
+    check(net, draw(st.sampled_from(EVERY)), tolerance=3e-5)

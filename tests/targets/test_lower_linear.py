@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import PATTERNS, Network
-from stepping import TARGETS, V4, check
+from stepping import EVERY, V4, check
 
 COLUMNS = [1, 2, 3, 4, 8, 9, 15, 16, 17, 33, 128]
 
 
 @pytest.mark.parametrize("columns", COLUMNS)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EVERY)
 def test_columns(columns: int, target: str) -> None:
     """M and K from one element to more than any tile, dense and sparse."""
     net = Network()
@@ -51,7 +51,7 @@ def test_patterns(pattern: str, columns: int) -> None:
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize("columns", [1, 5, 8, 9])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EVERY)
 def test_weights_of_few_bits(columns: int, bits: int, target: str) -> None:
     """Found in the values, dense and sparse; more columns than 8 take the floats."""
     net = Network()

@@ -10,9 +10,9 @@ from networks import Network
 from stepping import V4, check, lowered
 
 from sparsecc.errors import LoweringError, SparseccError, UnsupportedOpError
-from sparsecc.targets.cpu import machine_for
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.state import LARGEST_INDEX, Lowering
+from sparsecc.targets.registry import machine_for
 
 
 def test_views_of_views() -> None:

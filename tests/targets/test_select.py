@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from networks import Array, Network, pruned
-from stepping import TARGETS, V3, V4, check
+from stepping import EVERY, V3, V4, check
 
-from sparsecc.targets.cpu import MACHINES
 from sparsecc.targets.kernels.spmm import block_mask
 from sparsecc.targets.lower.layers import RowsLayer, SpmmLayer, block_masks
 from sparsecc.targets.lower.select import choose_rows, choose_spmm
-from sparsecc.targets.lower.state import Machine
+from sparsecc.targets.machine import Machine
+from sparsecc.targets.registry import MACHINES
 
 
 def weights(rows: int, columns: int, pattern: str) -> Array:
@@ -19,7 +19,7 @@ def weights(rows: int, columns: int, pattern: str) -> Array:
     return pruned(rng.standard_normal((rows, columns)).astype(np.float32), pattern, rng).astype(np.float32)
 
 
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(params=EVERY)
 def machine(request: pytest.FixtureRequest) -> Machine:
     return MACHINES[request.param]
 

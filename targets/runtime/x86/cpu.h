@@ -1,13 +1,10 @@
-/* Does this processor, and its operating system, have what the kernels were compiled for? */
+/* Does this processor, and its operating system, have what the kernels were compiled for? By CPUID. */
 #ifndef SPARSECC_CPU_H
 #define SPARSECC_CPU_H
 
+#include <cpuid.h>
 #include <stddef.h>
 #include <stdint.h>
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 /* One bit of CPUID: leaf, subleaf, register (0 eax, 1 ebx, 2 ecx, 3 edx), bit. */
 typedef struct sparsecc_cpu_bit {
@@ -17,7 +14,6 @@ typedef struct sparsecc_cpu_bit {
 
 /* Whether all `bits` are set and the registers in `state` (bits of XCR0) are saved at context switches. */
 static int sparsecc_cpu_has(const sparsecc_cpu_bit *bits, size_t count, uint32_t state) {
-#if defined(__x86_64__)
     uint32_t r[4];
     if (state != 0) {
         uint32_t low = 0, high = 0;
@@ -30,11 +26,6 @@ static int sparsecc_cpu_has(const sparsecc_cpu_bit *bits, size_t count, uint32_t
         if (!(r[bits[i].reg] >> bits[i].bit & 1)) return 0;
     }
     return 1;
-#else
-    (void)bits;
-    (void)state;
-    return count == 0;
-#endif
 }
 
 #endif

@@ -10,7 +10,6 @@
 #ifndef SPARSECC_POOL_H
 #define SPARSECC_POOL_H
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -19,6 +18,10 @@
 
 #include "status.h"
 
+/* Its number in the system's C library, where the headers are of another one. */
+#if !defined(SPARSECC_SC_NPROCESSORS_ONLN)
+#define SPARSECC_SC_NPROCESSORS_ONLN _SC_NPROCESSORS_ONLN
+#endif
 #define SPARSECC_MAX_THREADS 256
 #define SPARSECC_SPINS 4000 /* pauses before a thread sleeps: some 50 to 150 microseconds */
 
@@ -160,7 +163,7 @@ static int32_t sparsecc_pool_create(int32_t threads, sparsecc_pool **out) {
     atomic_init(&pool->waiting, 0);
     atomic_init(&pool->stop, 0);
     /* Spinning on a processor that another of our threads needs only delays the work. */
-    pool->spins = threads <= sysconf(_SC_NPROCESSORS_ONLN) ? SPARSECC_SPINS : 0;
+    pool->spins = threads <= sysconf(SPARSECC_SC_NPROCESSORS_ONLN) ? SPARSECC_SPINS : 0;
     pool->workers = 0;
     if (pthread_mutex_init(&pool->mutex, NULL) != 0) goto no_mutex;
     if (pthread_cond_init(&pool->work, NULL) != 0) goto no_work;

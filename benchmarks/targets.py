@@ -1,0 +1,208 @@
+"""`make targets`: whole networks under emulators, in Node, in wasmtime and in headless Chromium.
+
+fp32 is compared with ONNX Runtime on the same network, 8 bits with the artifact of this machine. On AArch64
+and in WebAssembly the instructions of a run are counted, dense and sparse, and the libraries are measured.
+Results are kept one by one, so that a run that was cut off goes on; docs/targets.md has the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+import sparsecc
+from benchmarks.int8 import our_int8
+from benchmarks.models import inputs_of, onnx_file
+from benchmarks.runners import RUNNERS, instructions
+from sparsecc.compiler import Artifact
+from sparsecc.peers import OnnxRuntime
+
+RESULTS = Path(__file__).parent / "results" / "targets.json"
+PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
+NAMES = ("mobilenet-v1", "mobilenet-v2", "efficientnet-lite0", "minilm")
+VARIANTS: dict[str, tuple[int, str]] = {
+    "dense": (32, "dense"),
+    "4x1 80 %": (32, "4x1"),
+    "unstructured 80 %": (32, "unstructured"),
+    "int8 dense": (8, "dense"),
+    "int8 4x4 80 %": (8, "4x4"),
+    "int8 unstructured 80 %": (8, "unstructured"),
+}
+"""Bits and pattern; a word of codes holds four channels, so blocks of 8 bits are four wide."""
+COUNTED = {
+    "arm64-linux": ("AArch64", ""),
+    "arm64-linux+dotprod": ("with SDOT", "qemu-aarch64 -cpu max"),
+    "wasm32": ("WebAssembly", ""),
+}
+"""Target -> what the table calls it, and the emulator."""
+SPARSITY = 0.8
+Array = npt.NDArray[Any]
+Json = dict[str, Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(NAMES)}; all by default")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="what was found so far (%(default)s)")
+    parser.add_argument("--again", action="store_true", help="forget what was found before")
+    args = parser.parse_args()
+    unknown = [name for name in args.models if name not in NAMES]
+    if unknown:
+        parser.error(f"there is no model {', '.join(unknown)}; models are {', '.join(NAMES)}")
+    found: Json = {} if args.again or not args.results.exists() else json.loads(args.results.read_text())
+    for name in args.models or NAMES:
+        for variant in VARIANTS:
+            rows = found.setdefault(name, {}).setdefault(variant, {})
+            _variant(name, variant, rows, lambda: _save(found, args.results))
+    if not args.models:
+        _write_page(found)
+    return 0
+
+
+def _save(found: Json, path: Path) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _variant(name: str, variant: str, rows: Json, save: Callable[[], None]) -> None:
+    """All that is not known of one network."""
+    wanted = [*RUNNERS, *COUNTED]
+    if all(key in rows for key in wanted):
+        return
+    bits, pattern = VARIANTS[variant]
+    model = our_int8(name, pattern, SPARSITY) if bits == 8 else _sparse(name, pattern)
+    names = [value.name or "" for value in model.graph.inputs]
+    feeds = dict(zip(names, inputs_of(name), strict=True))
+    with tempfile.TemporaryDirectory(prefix="sparsecc-targets-") as folder:
+
+        @cache
+        def artifact(target: str) -> Artifact:
+            return sparsecc.compile(model, target, Path(folder) / f"{target}.scc", measure=False)
+
+        expected = _expected(model, feeds, bits, artifact, Path(folder))
+        for runner, (target, run) in RUNNERS.items():
+            if runner not in rows:
+                rows[runner] = _difference(run(artifact(target).path, feeds), expected)
+                print(f"{name:18} {variant:22} {runner:14} {_cell(rows[runner])}", flush=True)
+                save()
+        for target, (_, emulator) in COUNTED.items():
+            if target not in rows:
+                count = instructions(artifact(target).path, feeds, emulator)
+                rows[target] = {"instructions": count, **_library(artifact(target))}
+                print(f"{name:18} {variant:22} {target:14} {rows[target]}", flush=True)
+                save()
+
+
+def _sparse(name: str, pattern: str) -> ir.Model:
+    model = sparsecc.capture(onnx_file(name))
+    return model if pattern == "dense" else sparsecc.sparsify(model, pattern, SPARSITY).model
+
+
+def _expected(
+    model: ir.Model,
+    feeds: Mapping[str, Array],
+    bits: int,
+    artifact: Callable[[str], Artifact],
+    folder: Path,
+) -> dict[str, Array]:
+    if bits == 8:
+        with artifact("cpu").load() as session:
+            return session.run(feeds)
+    file = folder / "model.onnx"
+    ir.save(model, file)
+    return OnnxRuntime(file, threads=1).run(feeds)
+
+
+def _difference(found: Mapping[str, Array], expected: Mapping[str, Array]) -> Json:
+    """Largest difference over the largest value, and whether all bits are equal."""
+    relative = max(
+        float(np.abs(found[name].astype(np.float64) - array).max() / np.abs(array).max())
+        for name, array in expected.items()
+    )
+    return {
+        "relative": relative,
+        "equal": all(np.array_equal(found[name], array) for name, array in expected.items()),
+    }
+
+
+def _library(artifact: Artifact) -> Json:
+    """Bytes of the library without weights, and what it takes from others."""
+    path = artifact.path / artifact.manifest.library
+    undefined: list[str] = []
+    if path.suffix == ".so" and shutil.which("readelf"):
+        text = subprocess.run(
+            ["readelf", "-W", "--dyn-syms", str(path)], check=True, capture_output=True, text=True
+        ).stdout
+        undefined = sorted({match[1] for match in re.finditer(r" GLOBAL .* UND (\w+)", text)})
+    return {"bytes": path.stat().st_size, "undefined": undefined}
+
+
+# --- tables ---------------------------------------------------------------------------------------------
+
+
+def _cell(row: Json) -> str:
+    return "equal" if row["equal"] else f"{row['relative']:.1e}"
+
+
+def as_tables(found: Json) -> str:
+    """The differences, and the counted instructions, in Markdown."""
+    lines = [f"| network | | {' | '.join(RUNNERS)} |", f"|---|---|{'---:|' * len(RUNNERS)}"]
+    for name in NAMES:
+        for variant, rows in found[name].items():
+            cells = " | ".join(_cell(rows[runner]) for runner in RUNNERS)
+            lines.append(f"| {name} | {variant} | {cells} |")
+    heads = [
+        f"{kind}, {what}" for kind, _ in COUNTED.values() for what in ("10^6 instructions", "of dense", "kB")
+    ]
+    lines += ["", f"| network | | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
+    for name in NAMES:
+        for variant, rows in found[name].items():
+            dense = found[name]["int8 dense" if variant.startswith("int8") else "dense"]
+            cells = []
+            for target in COUNTED:
+                count, first = rows[target]["instructions"], dense[target]["instructions"]
+                cells += [f"{count / 1e6:.0f}", f"{count / first:.2f}", f"{rows[target]['bytes'] / 1e3:.0f}"]
+            lines.append(f"| {name} | {variant} | {' | '.join(cells)} |")
+    used = sorted(
+        {s for rows in found.values() for row in rows.values() for s in row["arm64-linux"]["undefined"]}
+    )
+    lines += ["", f"Undefined in all AArch64 libraries together: {', '.join(f'`{name}`' for name in used)}."]
+    return "\n".join(lines)
+
+
+def _write_page(found: Json) -> None:
+    begin, end = "<!-- begin: make targets -->", "<!-- end: make targets -->"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "apache-tvm", "wasmtime"))
+    text = f"{begin}\n{as_tables(found)}\n\n`make targets`; {versions}, {_emulator()}.\n{end}"
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(re.sub(f"{begin}.*{end}", lambda _: text, page, flags=re.DOTALL), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+def _emulator() -> str:
+    text = subprocess.run(["qemu-aarch64", "--version"], check=True, capture_output=True, text=True).stdout
+    match = re.search(r"version ([0-9.]+)", text)
+    return f"QEMU {match[1]}" if match else "QEMU"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Sparse weights for one layer that keep its outputs on calibration data: Wanda, SparseGPT and ALPS.
+
+With H = Z Z' of the inputs and T = Y Z' of inputs and wanted outputs, ||Y - W Z||² is W H W' - 2 W T' and a
+constant. Each solver takes H, T and the dense weights and returns weights whose zeros follow a pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsecc.ir.encoding import Encoding
+from sparsecc.passes.sparsify import keep_mask
+
+Array = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+DAMPING = 0.01
+"""Pull towards the dense weights, as a share of the mean of the diagonal of H."""
+COLUMNS = 128
+"""Whose zeros SparseGPT chooses at once."""
+_ITERATIONS, _EVERY, _FIRST_PENALTY = 300, 3, 0.1
+_GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))  # share of the support that changed -> factor
+_REFITS = 40
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One layer, all convolution groups.
+
+    Attributes:
+        weights: dense, [groups, outputs of a group, columns] float64; zeros stay zeros.
+        gram: H, [groups, columns, columns].
+        target: T, [groups, outputs of a group, columns].
+        encoding: the pattern of [groups x outputs, columns].
+        sparsity: share of blocks that are zero afterwards.
+    """
+
+    weights: Array
+    gram: Array
+    target: Array
+    encoding: Encoding
+    sparsity: float
+
+    @staticmethod
+    def of(
+        weights: Array, gram: Array, target: Array | None, encoding: Encoding, sparsity: float, damping: float
+    ) -> Problem:
+        """With damping; without a target the outputs of the dense weights on the same inputs are wanted.
+
+        An input that is always 0 keeps its weights out of the sum and from moving.
+        """
+        found = weights @ gram if target is None else target
+        diagonal = np.diagonal(gram, axis1=1, axis2=2)
+        added = np.where(diagonal > 0, damping * diagonal.mean(axis=1, keepdims=True), 1.0)
+        damped = gram + added[:, :, None] * np.eye(gram.shape[1])
+        return Problem(weights, damped, found + added[:, None] * weights, encoding, sparsity)
+
+    def error(self, weights: Array) -> float:
+        """||Y - W Z||² with damping, less a constant."""
+        return float(((weights @ self.gram - 2 * self.target) * weights).sum())
+
+    def keep(self, scored: Array) -> Mask:
+        """Which weights stay if `scored` [groups, outputs, columns] stands for them."""
+        scored = np.where(self.weights == 0, 0, scored)
+        matrix = scored.reshape(-1, scored.shape[2])
+        return keep_mask(matrix, self.encoding, self.sparsity).reshape(scored.shape) & (self.weights != 0)
+
+
+def wanda(problem: Problem) -> Array:
+    """Zero what has the least |weight| x norm of its input in each output; the others stay (Sun et al. 2024).
+
+    Blocks and N:M are chosen by the norms of these products in the whole layer.
+    """
+    scaled = problem.weights * np.sqrt(np.diagonal(problem.gram, axis1=1, axis2=2))[:, None]
+    if problem.encoding.pattern != "unstructured":
+        return np.where(problem.keep(scaled), problem.weights, 0)
+    by_row = Encoding.parse("fan-in")
+    rows = Problem(problem.weights, problem.gram, problem.target, by_row, problem.sparsity)
+    return np.where(rows.keep(scaled), problem.weights, 0)
+
+
+def sparsegpt(problem: Problem) -> Array:
+    """Zero column after column and let the columns behind make up for it (Frantar and Alistarh 2023).
+
+    The zeros of 128 columns are chosen at once by w² / diag(U)², with U the upper Cholesky factor of inv(H);
+    blocks of more rows or columns by the sum over them.
+    """
+    start = np.linalg.solve(problem.gram, problem.target.swapaxes(1, 2)).swapaxes(1, 2)
+    start = np.where(problem.weights == 0, 0, start)
+    upper = np.linalg.cholesky(np.linalg.inv(problem.gram)).swapaxes(1, 2)
+    found = start.copy()
+    count = found.shape[2]
+    for low in range(0, count, COLUMNS):
+        high = min(low + COLUMNS, count)
+        diagonal = np.diagonal(upper, axis1=1, axis2=2)[:, None, low:high]
+        part = Problem(
+            problem.weights[:, :, low:high], problem.gram, problem.target, problem.encoding, problem.sparsity
+        )
+        keep = part.keep(found[:, :, low:high] / diagonal)
+        errors = np.zeros_like(found[:, :, low:high])
+        for column in range(low, high):
+            value = found[:, :, column]
+            kept = np.where(keep[:, :, column - low], value, 0)
+            error = (value - kept) / upper[:, column, column, None]
+            found[:, :, column:high] -= error[:, :, None] * upper[:, None, column, column:high]
+            found[:, :, column] = kept
+            errors[:, :, column - low] = error
+        found[:, :, high:] -= errors @ upper[:, low:high, high:]
+    return found
+
+
+def alps(problem: Problem) -> Array:
+    """Alternate between all weights and weights in the pattern until the zeros settle (Meng et al. 2024).
+
+    ADMM on inputs scaled to the same norm, with a penalty that grows while the support changes, then
+    conjugate gradients on the support that was found, or on the first one where that is better.
+    """
+    scale = 1 / np.sqrt(np.diagonal(problem.gram, axis1=1, axis2=2))[:, None]
+    gram = (problem.gram * scale * scale.swapaxes(1, 2)).astype(np.float32)
+    target = (problem.target * scale).astype(np.float32)
+    values, vectors = np.linalg.eigh(gram)
+    values = np.maximum(values, 0)[:, None]
+    sparse = (problem.weights / scale).astype(np.float32)
+    keep = problem.keep(sparse)
+    sparse = np.where(keep, sparse, 0)
+    first = refit(sparse, keep, gram, target)
+    dual, penalty = np.zeros_like(sparse), _FIRST_PENALTY
+    back = np.ascontiguousarray(vectors.swapaxes(1, 2))
+    before = keep
+    for iteration in range(1, _ITERATIONS + 1):
+        free = (((target - dual + penalty * sparse) @ vectors) / (values + penalty)) @ back
+        wanted = free + dual / penalty
+        keep = problem.keep(wanted)
+        sparse = np.where(keep, wanted, 0)
+        dual += penalty * (free - sparse)
+        if iteration % _EVERY == 0:
+            changed = np.count_nonzero(keep != before)
+            if not changed:
+                break
+            share = changed / max(1, np.count_nonzero(keep))
+            penalty *= next(factor for least, factor in _GROWTH if share >= least)
+            before = keep
+    found = [weights * scale for weights in (refit(sparse, keep, gram, target), first)]
+    return min(found, key=problem.error)
+
+
+def refit(start: Array, keep: Mask, gram: Array, target: Array, steps: int = _REFITS) -> Array:
+    """The best weights on a support by conjugate gradients from `start`, for each output by itself.
+
+    Args:
+        start: [groups, outputs, columns].
+        keep: the support.
+        gram: H with about the same diagonal everywhere, [groups, columns, columns].
+        target: T, [groups, outputs, columns].
+        steps: of the method; it ends early where nothing is left to gain.
+    """
+    found = np.where(keep, start, 0)
+    residual = np.where(keep, target - found @ gram, 0)
+    direction = residual.copy()
+    norm = (residual**2).sum(axis=2, keepdims=True)
+    first = norm.max(initial=0.0)
+    for _ in range(steps):
+        if not norm.max(initial=0.0) > 1e-12 * first:
+            break
+        along = np.where(keep, direction @ gram, 0)
+        curve = (direction * along).sum(axis=2, keepdims=True)
+        step = np.divide(norm, curve, out=np.zeros_like(norm), where=curve > 0)
+        found += step * direction
+        residual -= step * along
+        after = (residual**2).sum(axis=2, keepdims=True)
+        direction = residual + np.divide(after, norm, out=np.zeros_like(norm), where=norm > 0) * direction
+        norm = after
+    return found
+
+
+SOLVERS: dict[str, Callable[[Problem], Array]] = {"wanda": wanda, "sparsegpt": sparsegpt, "alps": alps}

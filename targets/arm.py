@@ -1,0 +1,85 @@
+"""ARM: 64 bits with NEON on Linux, Android and Apple's systems, 32 bits with NEON and VFPv4 on Linux.
+
+`+dotprod` (SDOT, ARMv8.2 to 8.4) and `+i8mm` (USDOT, ARMv8.6) are for products of 8-bit codes; without them
+bytes are widened, which every processor can do. Apple's have SDOT from the first on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sparsecc.targets.machine import Machine, Platform
+
+_LINUX = Platform(
+    "aarch64-linux",
+    "aarch64-unknown-linux-gnu",
+    "aarch64-linux-gnu.2.17",
+    prefixes=("aarch64-linux-gnu-",),
+    emulator="qemu-aarch64",
+)
+_ANDROID = Platform("aarch64-android", "aarch64-unknown-linux-android", "aarch64-linux-musl", form="bionic")
+_APPLE = Platform(
+    "aarch64-darwin",
+    "arm64-apple-macos11",
+    "aarch64-macos.11.0",
+    library="libmodel.dylib",
+    form="macho",
+    runtime=("posix", "unchecked"),
+)
+_ARM32 = Platform(
+    "armv7-linux",
+    "armv7a-unknown-linux-gnueabihf",
+    "arm-linux-gnueabihf.2.17",
+    prefixes=("arm-linux-gnueabihf-",),
+    abi=(("mfloat-abi", "hard"),),
+    emulator="qemu-arm",
+)
+
+_QEMU = "run under qemu, equal to ONNX Runtime; not timed on hardware"
+_ARM64 = Machine(
+    "arm64-linux",
+    4,
+    32,
+    ("asimd",),
+    _LINUX,
+    l2_bytes=512 * 1024,
+    attributes=("+neon",),
+    by_lane=True,
+    verified=_QEMU,
+)
+_64 = (
+    _ARM64,
+    replace(
+        _ARM64,
+        name="arm64-android",
+        platform=_ANDROID,
+        verified="symbols against bionic's, 16 KiB pages; kernels as arm64-linux, not run on a device",
+    ),
+    replace(
+        _ARM64,
+        name="arm64-apple",
+        platform=_APPLE,
+        dot="asimddp",
+        products="sdot",
+        verified="linked; kernels as arm64-linux, not run on a device",
+    ),
+)
+MACHINES = (
+    *_64,
+    replace(_ARM64, name="arm64-linux+dotprod", dot="asimddp", products="sdot"),
+    replace(_64[1], name="arm64-android+dotprod", dot="asimddp", products="sdot"),
+    replace(_ARM64, name="arm64-linux+i8mm", dot="i8mm", products="usdot"),
+    Machine(
+        "armv7-linux",
+        4,
+        16,
+        ("neon", "vfpv4", "idiva"),
+        _ARM32,
+        l2_bytes=512 * 1024,
+        attributes=("+neon", "+vfp4", "+hwdiv", "+hwdiv-arm"),
+        fma=0.5,
+        loads=1.0,
+        by_lane=True,
+        verified=_QEMU,
+    ),
+)
