@@ -11,6 +11,9 @@
 #   make targets        whole networks under emulators, in Node, wasmtime and Chromium: docs/targets.md
 #   make pipeline       inner loops for ARM in llvm-mca's models of cores: docs/targets.md
 #   make threads        two threads against one on whole networks: benchmarks/results/threads.json
+#   make cost-model     fits the cost model on measured kernels: sparsecc/cost, benchmarks/results
+#   make default-database  tunes networks for the database that is shipped; MODELS= for some; resumes
+#   make tuning         what the database gains over the cost model alone: benchmarks/results/tuning.json
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
 #   make accuracy       what pruning costs on real weights: docs/accuracy.md; TASKS= for some; resumes
@@ -44,7 +47,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide permutation one-shot peers decode-peer clean
+.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -115,6 +118,15 @@ pipeline: $(STAMP)
 
 threads: $(STAMP)
 	$(BIN)/python -m benchmarks.threads $(MODELS)
+
+cost-model: $(STAMP)
+	$(BIN)/python -m benchmarks.cost_model
+
+default-database: $(STAMP)
+	$(BIN)/python -m benchmarks.default_database $(MODELS)
+
+tuning: $(STAMP)
+	$(BIN)/python -m benchmarks.tuning $(MODELS)
 
 one-shot: $(STAMP)
 	$(BIN)/python -m benchmarks.one_shot $(METHODS)

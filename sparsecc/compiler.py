@@ -19,6 +19,7 @@ from sparsecc.artifact.pack import check_target, write_artifact
 from sparsecc.measurement import Trial, measure, slower_layers, with_measurements
 from sparsecc.report import CompileReport, LayerLine, PassLine, render_html
 from sparsecc.report.compile_report import layer_lines
+from sparsecc.tuning import Database, DatabaseSelector, open_databases
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -105,14 +106,12 @@ def compile(
         CaptureError, UnsupportedOpError, VerificationError: the model, see `sparsecc.capture`.
         LoweringError: the graph cannot be lowered, linked or written.
     """
-    from sparsecc.sparsifier import zeros_of
-
     check_target(Path(os.path.abspath(out)), overwrite)
     clock = Clock(progress)
-    builder = _Builder(target, name, compiler, clock, database_selector(target, database))
+    databases = open_databases(database)
+    builder = _Builder(target, name, compiler, clock, databases)
     pipelines = _pipelines(shapes, passes)
-    model, ctx = _prepared(source, example_inputs, shapes, pipelines, hooks, clock)
-    _, zeros, weights = zeros_of(model)
+    model, ctx, (zeros, weights) = _prepared(source, example_inputs, shapes, pipelines, hooks, clock)
     with tempfile.TemporaryDirectory(prefix="sparsecc-") as folder:
         chosen = builder.choose(model, Path(folder), measure=measure)
     report = CompileReport(
@@ -157,7 +156,7 @@ def prepare(
     progress: Progress | None = None,
 ) -> ir.Model:
     """A graph that `build_plan` takes, made as `compile` makes it; arguments and errors are as there."""
-    model, _ = _prepared(source, example_inputs, shapes, _pipelines(shapes, passes), (), Clock(progress))
+    model, *_ = _prepared(source, example_inputs, shapes, _pipelines(shapes, passes), (), Clock(progress))
     return model
 
 
@@ -203,18 +202,6 @@ def build_plan(
     )
     plan.objects = {f"{symbol}.o": data for symbol, data in objects.items()}
     return plan
-
-
-def database_selector(
-    target: str, database: str | os.PathLike[str] | Literal[False] | None
-) -> Selector | None:
-    """What chooses by measurements; `database` as for `compile`."""
-    from sparsecc.targets.registry import machine_for
-    from sparsecc.tuning import DatabaseSelector, open_databases
-
-    if database is False:
-        return None
-    return DatabaseSelector(open_databases(database), machine_for(target).name)
 
 
 def missing_features(target: str) -> list[str]:
@@ -272,7 +259,7 @@ class _Builder:
     name: str
     compiler: str | None
     clock: Clock
-    selector: Selector | None
+    databases: tuple[Database, ...]
 
     def choose(self, model: ir.Model, folder: Path, *, measure: bool) -> _Chosen:
         """The plan that is never slower than dense, as far as this machine can tell."""
@@ -287,6 +274,9 @@ class _Builder:
     def _build(
         self, model: ir.Model, *, dense_only: bool = False, dense_layers: frozenset[str] = frozenset()
     ) -> Plan:
+        from sparsecc.targets.registry import machine_for
+
+        selector = DatabaseSelector(self.databases, machine_for(self.target).name)
         with self.clock.phase("lower and compile kernels"):
             return build_plan(
                 model,
@@ -294,7 +284,7 @@ class _Builder:
                 name=self.name,
                 dense_only=dense_only,
                 dense_layers=dense_layers,
-                selector=self.selector,
+                selector=selector,
                 progress=self.clock.progress,
             )
 
@@ -343,24 +333,24 @@ def _prepared(
     source: object,
     example_inputs: object,
     shapes: Mapping[str, Sequence[int]] | None,
-    pipelines: Sequence[Pipeline],
+    pipelines: tuple[Pipeline, Pipeline],
     hooks: Sequence[Hook],
     clock: Clock,
-) -> tuple[ir.Model, Context]:
-    """Capture and passes."""
+) -> tuple[ir.Model, Context, tuple[int, int]]:
+    """Capture and passes: the graph, what they said, and its zeros and weights."""
     from sparsecc.capture import capture
     from sparsecc.ir.verify import check
+    from sparsecc.sparsifier import zeros_of
 
     with clock.phase("capture"):
         model = capture(source, example_inputs, shapes=shapes)
     with clock.phase("passes"):
-        ctx = None
-        for pipeline in pipelines:
-            ctx = pipeline.run(model, ctx, hooks=hooks)
-        assert ctx is not None
+        ctx = pipelines[0].run(model, hooks=hooks)
+        ctx = pipelines[1].run(model, ctx, hooks=hooks)
+        _, zeros, weights = zeros_of(model)
         check(model)
         _release_source(model)
-    return model, ctx
+    return model, ctx, (zeros, weights)
 
 
 def _pipelines(

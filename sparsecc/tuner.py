@@ -23,6 +23,7 @@ from sparsecc.artifact.manifest import TensorInfo
 from sparsecc.compiler import Progress, build_plan, missing_features, prepare
 from sparsecc.errors import UsageError
 from sparsecc.measurement import LocalRunner, Measured, Runner, Trial
+from sparsecc.tuning import Database, Fixed, Survey, Surveyed, default_path, fastest
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from sparsecc.arrays import Array
     from sparsecc.passes.pipeline import Pipeline
     from sparsecc.report.compile_report import LayerLine
-    from sparsecc.tuning import Database, Surveyed
 
 TRIALS = 8
 WITHIN = 2.0
@@ -118,7 +118,6 @@ def tune(
         LoweringError: the graph cannot be lowered or linked.
     """
     from sparsecc.targets.registry import machine_for
-    from sparsecc.tuning import Database, default_path
 
     end = None if budget is None else time.monotonic() + budget
     if trials < 2:
@@ -156,7 +155,6 @@ class _Tuning:
 
     def run(self, end: float | None) -> TuneResult:
         """Measure until nothing is left or the time is up."""
-        from sparsecc.tuning import Survey
 
         def late() -> bool:
             return end is not None and time.monotonic() > end
@@ -212,8 +210,6 @@ class _Tuning:
 
     def _compare(self, forms: Mapping[str, str], base: Trial, inputs: Mapping[str, Array]) -> list[Measured]:
         """The cost model's choice and a variant with these forms of nodes, in turns."""
-        from sparsecc.tuning import Fixed
-
         plan = build_plan(self._model, target=self._target, selector=Fixed(forms), progress=self._progress)
         with closing(self._runner.load(plan)) as variant:
             del plan
@@ -250,8 +246,6 @@ class _Tuning:
 
     def _faster(self, node: str) -> str | None:
         """The form that beats the cost model's, if one does."""
-        from sparsecc.tuning import fastest
-
         layer = self._layers[node]
         form = fastest(self._found(node), layer.forms, layer.best)
         return None if form == layer.best else form

@@ -54,6 +54,7 @@ class Machine:
         expand: that which spreads bytes by a mask (kernels/bitmap.py); or "".
         cpu: LLVM's name of the processor.
         attributes: LLVM's features besides those of the processor.
+        family: of CPUs, whose constants of the cost model hold; "" for the default ones.
         fma, loads: vector instructions of each kind per cycle.
         fused: whether a multiply-add is rounded once.
         by_lane: whether multiply-adds take one lane of a register as a factor.
@@ -73,6 +74,7 @@ class Machine:
     expand: str = ""
     cpu: str = "generic"
     attributes: tuple[str, ...] = ()
+    family: str = ""
     fma: float = 2.0
     loads: float = 2.0
     fused: bool = True

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsecc.errors import LoweringError, UsageError
-from sparsecc.host import host_features, host_machine
+from sparsecc.host import host_cpu, host_features, host_machine
 from sparsecc.targets import arm, cpu, riscv, wasm
 from sparsecc.targets.machine import Machine
 
@@ -40,6 +40,7 @@ def machine_for(target: str) -> Machine:
         l1_bytes=_cache_bytes(0, best.l1_bytes),
         l2_bytes=_cache_bytes(2, best.l2_bytes),
         l3_bytes=_cache_bytes(3, best.l3_bytes),
+        family=host_cpu().kind,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 _GENERATORS = {
     "spmm": ("spmm", "quads"),
     "dots": ("dots", "spmm", "codes"),
-    "rows": ("rows", "lookup", "csr", "nibbles", "groups"),
+    "rows": ("rows", "lookup", "csr", "nibbles", "groups", "bitmap", "digits"),
 }
 
 

@@ -1,9 +1,7 @@
 """What kernels cost on a machine, from a small model fitted on measurements."""
 
+from sparsecc.cost.constants import constants_for
 from sparsecc.cost.model import (
-    FROM_L3,
-    FROM_MEMORY,
-    SpmmShape,
     VectorMachine,
     bitmap_seconds,
     csr_seconds,
@@ -11,15 +9,14 @@ from sparsecc.cost.model import (
     lookup_seconds,
     nibbles_seconds,
     rows_seconds,
-    spmm_seconds,
 )
+from sparsecc.cost.spmm import SpmmShape, spmm_seconds
 
 __all__ = [
-    "FROM_L3",
-    "FROM_MEMORY",
     "SpmmShape",
     "VectorMachine",
     "bitmap_seconds",
+    "constants_for",
     "csr_seconds",
     "groups_seconds",
     "lookup_seconds",

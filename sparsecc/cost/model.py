@@ -1,16 +1,17 @@
-"""A cycle model of the sparse kernels: multiply-add and load throughput, cache level of X, loop overheads.
+"""A cycle model of the kernels for few columns: instructions, and the weights' bytes from L3 or memory.
 
-The constants were fitted on single-core measurements of Zen 4 and Zen 5. Absolute times follow a nominal
-clock; choices only compare them.
+Instructions are counted here, what they cost is fitted (constants.py). Absolute times follow a nominal clock;
+choices only compare them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import exp
+from dataclasses import dataclass, field
 
-FROM_L3, FROM_MEMORY = 20.0, 9.5
-"""Bytes per cycle that one core reads."""
+from sparsecc.cost.constants import Constants, constants_for
+
+FITTED = 2.0
+"""Multiply-adds and loads per cycle of the machine that constants were fitted on."""
 
 
 @dataclass(frozen=True)
@@ -21,86 +22,47 @@ class VectorMachine:
         lanes: fp32 lanes.
         fma, loads: vector instructions of each kind per cycle.
         l1_bytes, l2_bytes: cache sizes.
-        stream_bytes: bytes per cycle of weights from where they lie.
-        clock: cycles per second.
+        from_memory: whether the weights of layers with few columns lie beyond L3.
+        clock: cycles per second, by which predictions are turned into time.
+        constants: fitted on this family of CPUs, or another.
     """
 
     lanes: int
-    fma: float = 2.0
-    loads: float = 2.0
+    fma: float = FITTED
+    loads: float = FITTED
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024
-    stream_bytes: float = FROM_L3
+    from_memory: bool = False
     clock: float = 4.0e9
+    constants: Constants = field(default_factory=constants_for)
 
-
-@dataclass(frozen=True)
-class SpmmShape:
-    """One layer in one form of the spmm kernel.
-
-    Attributes:
-        rows, width: R and J of the register tile.
-        entries: row blocks, summed over chunks.
-        blocks: stored blocks of R x 1.
-        vectors: vectors of output positions.
-        chunk_columns: columns that are live in a chunk.
-        column_bytes: bytes of X that one column adds to a tile's footprint.
-        unaligned: whether most vectors of X straddle two cache lines.
-        chunked: whether partial sums wait in memory between chunks.
-        chains: sums that are kept apart for each accumulator.
-        side_loads: loads per block besides those of X.
-        batch: repetitions.
-    """
-
-    rows: int
-    width: int
-    entries: int
-    blocks: int
-    vectors: int
-    chunk_columns: int
-    column_bytes: float
-    unaligned: bool
-    chunked: bool
-    chains: int
-    side_loads: float
-    batch: int = 1
-
-
-def spmm_seconds(shape: SpmmShape, machine: VectorMachine) -> float:
-    """Predicted time of one spmm call."""
-    R, J = shape.rows, shape.width
-    footprint = shape.chunk_columns * shape.column_bytes / machine.l1_bytes
-    # loads of X slow down gradually as a chunk's columns outgrow L1
-    level = 1.0 + 0.9 / (1.0 + exp(-(footprint - 1.25) / 0.15))
-    if shape.unaligned:
-        level *= 1.7
-    loads = (J * level + shape.side_loads) / machine.loads * (1.22 if R <= 2 else 1.0)
-    # a sum waits for the addition before, unless another block's runs meanwhile
-    latency = 0.8 * 4.0 / shape.chains
-    block = max(R * J / machine.fma * 1.13, loads, latency)
-    entry = 2.0 + (2.1 + (0.25 if shape.chunked else 0.0)) * R * J
-    tiles = shape.vectors / J
-    cycles = tiles * (shape.blocks * block + shape.entries * entry)
-    return shape.batch * cycles / machine.clock
+    def streaming(self, compute: float, nbytes: float) -> float:
+        """Seconds of a kernel that computes and reads weights at the same time."""
+        c = self.constants.rows
+        stream = nbytes / (c.memory_bytes if self.from_memory else c.l3_bytes)
+        return float(((compute**4 + stream**4) ** 0.25 + c.call) / self.clock)
 
 
 def rows_seconds(
     blocks: int, columns: int, lanes: int, machine: VectorMachine, *, dense: bool, value_bytes: int = 4
 ) -> float:
     """Predicted time of the kernel with lanes along rows: `blocks` of `lanes` x 1, `columns` accumulators."""
-    compute = blocks * max(columns / machine.fma, (columns + 1 + (0 if dense else 0.5)) / machine.loads)
-    compute += blocks * _conversion(value_bytes)
-    stream = blocks * (value_bytes * lanes + (0 if dense else 4)) / machine.stream_bytes
-    return max(compute, stream) / machine.clock
+    c = machine.constants.rows
+    step = c.dense + c.dense_column * columns if dense else c.block + c.block_column * columns
+    compute = blocks * (step * FITTED / machine.fma + _conversion(value_bytes, machine))
+    nbytes = blocks * (value_bytes * lanes + (0 if dense else 4))
+    return machine.streaming(compute, nbytes)
 
 
 def lookup_seconds(
     steps: int, buckets: int, columns: int, machine: VectorMachine, value_bytes: int = 4
 ) -> float:
     """Predicted time of the lookup kernel: steps of 16 weights, buckets of all row blocks."""
-    compute = steps * (1.2 + 0.95 * columns + _conversion(value_bytes)) + buckets * (2.0 + 0.5 * columns)
-    stream = steps * 16 * (1 + value_bytes) / machine.stream_bytes
-    return max(compute, stream) / machine.clock
+    c = machine.constants.rows
+    step = c.lookup + c.lookup_column * columns + _conversion(value_bytes, machine)
+    compute = steps * step + buckets * c.bucket * columns
+    nbytes = steps * 16 * (1 + value_bytes)
+    return machine.streaming(compute, nbytes)
 
 
 def bitmap_seconds(
@@ -110,31 +72,34 @@ def bitmap_seconds(
     steps = weights * value_bytes / 64
     step = {4: 1.5 + 0.47 * columns, 2: 2.2 + 0.94 * columns, 1: 0.3 + 2.7 * columns}[value_bytes]
     compute = steps * step
-    stream = (stored * value_bytes + weights / 8) / machine.stream_bytes
-    return max(compute, stream) / machine.clock
+    nbytes = stored * value_bytes + weights / 8
+    return machine.streaming(machine.constants.rows.bitmap * compute, nbytes)
 
 
 def nibbles_seconds(weights: int, columns: int, machine: VectorMachine) -> float:
     """Predicted time of the kernel for 4-bit weights with a scale per 32."""
-    compute = weights / machine.lanes * (1.1 + 0.6 * columns)
-    stream = weights * (0.5 + 4 / 32) / machine.stream_bytes
-    return max(compute, stream) / machine.clock
+    c = machine.constants.rows
+    compute = weights / machine.lanes * (c.nibbles + c.nibbles_column * columns)
+    nbytes = weights * (0.5 + 4 / 32)
+    return machine.streaming(compute, nbytes)
 
 
 def groups_seconds(groups: int, rows: int, columns: int, machine: VectorMachine) -> float:
     """Predicted time of the kernel for stored groups of 32 weights of 4 bits."""
-    compute = groups * 32 / machine.lanes * (1.2 + 0.7 * columns) + rows * (6.0 + 8.0 * columns)
-    stream = groups * (16 + 4 + 4) / machine.stream_bytes
-    return max(compute, stream) / machine.clock
+    c = machine.constants.rows
+    compute = groups * 32 / machine.lanes * (c.groups + c.groups_column * columns)
+    compute += rows * (6.0 + 8.0 * columns)
+    nbytes = groups * (16 + 4 + 4)
+    return machine.streaming(compute, nbytes)
 
 
-def _conversion(value_bytes: int) -> float:
+def _conversion(value_bytes: int, machine: VectorMachine) -> float:
     """Cycles until a vector of weights is in float32."""
-    return 0.0 if value_bytes == 4 else 1.0
+    return 0.0 if value_bytes == 4 else machine.constants.rows.conversion
 
 
 def csr_seconds(rounds: int, rows: int, columns: int, chains: int, machine: VectorMachine) -> float:
     """Predicted time of the CSR kernel: `rounds` of `chains` nonzeros for `columns` accumulators each."""
     compute = rounds * chains * (1.6 * columns - 0.35) + rows * (12.0 + chains * columns)
-    stream = rounds * chains * 6 / machine.stream_bytes
-    return max(compute, stream) / machine.clock
+    nbytes = rounds * chains * 6
+    return machine.streaming(machine.constants.rows.csr * compute, nbytes)

@@ -16,16 +16,15 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from sparsecc.errors import UsageError
 from sparsecc.host import host_cpu
 from sparsecc.targets.cache import cache_folder
-from sparsecc.targets.lower.layers import LAYER_KEY, STEP
+from sparsecc.targets.lower.layer_keys import STEP, is_similar_key, split_key
 from sparsecc.targets.sources import kernel_version
 
 SHIPPED = Path(__file__).with_name("default.jsonl")
-Shares = tuple[int, ...]
 _FILE = "tuning.jsonl"
 _TEXTS = ("layer", "key", "machine", "cpu", "version")
 
@@ -76,7 +75,7 @@ class Database:
         self._any_version = any_version
         self._cpu = host_cpu()
         self._exact: dict[tuple[str, str], dict[str, float]] = {}
-        self._similar: dict[tuple[str, str], dict[Shares, dict[str, float]]] = {}
+        self._similar: dict[tuple[str, str], dict[tuple[int, ...], dict[str, float]]] = {}
         for record in _read(path):
             self._keep(record)
 
@@ -89,7 +88,7 @@ class Database:
 
         Shares that lie near the border of two steps may be a step apart: the nearest are taken.
         """
-        text, shares = _split(layer)
+        text, shares = split_key(layer)
         found = self._similar.get((text, machine), {})
         near = [
             (sum(apart), other)
@@ -119,7 +118,7 @@ class Database:
         if not self._any_version and record.version != kernel_version(family):
             return
         if record.cpu_kind == self._cpu.kind:
-            text, shares = _split(record.layer)
+            text, shares = split_key(record.layer)
             by_shares = self._similar.setdefault((text, record.machine), {})
             by_shares.setdefault(shares, {}).update(record.seconds)
         if record.cpu == str(self._cpu) and record.key:
@@ -131,12 +130,14 @@ def default_path() -> Path:
     return cache_folder() / _FILE
 
 
-def open_databases(path: str | os.PathLike[str] | None) -> tuple[Database, ...]:
-    """The user's, or the one at `path`, and behind it the shipped one.
+def open_databases(path: str | os.PathLike[str] | Literal[False] | None) -> tuple[Database, ...]:
+    """The user's, or the one at `path`, and behind it the shipped one; False: none.
 
     Raises:
         UsageError: there is no file at `path`, or a file is not a database.
     """
+    if path is False:
+        return ()
     if path is not None and not Path(path).is_file():
         raise UsageError(f"there is no database {os.fspath(path)}; `sparsecc tune` makes one")
     own = Database(default_path() if path is None else Path(path))
@@ -180,7 +181,7 @@ def _parsed(line: bytes, where: str) -> Record:
     if isinstance(found, dict):
         entries = cast(dict[str, Any], found)
         texts = [entries.get(name) for name in _TEXTS]
-        known = all(isinstance(text, str) for text in texts) and LAYER_KEY.fullmatch(str(texts[0]))
+        known = all(isinstance(text, str) for text in texts) and is_similar_key(str(texts[0]))
         if known and _are_seconds(entries.get("seconds")):
             seconds = cast(dict[str, float], entries["seconds"])
             return Record(*cast(list[str], texts), seconds=seconds)
@@ -188,12 +189,6 @@ def _parsed(line: bytes, where: str) -> Record:
         f"{where}: expected a measurement, a JSON object with {', '.join(_TEXTS)} and seconds by form; "
         "name the file of `sparsecc tune`, or remove this line"
     )
-
-
-def _split(layer: str) -> tuple[str, Shares]:
-    """A similar key as what it says of the shape, and its shares."""
-    text, _, shares = layer.partition(" stored ")
-    return text, tuple(int(share.partition(":")[2]) for share in shares.split())
 
 
 def _are_seconds(value: Any) -> bool:

@@ -176,10 +176,3 @@ def unit_of(offset: npt.NDArray[np.integer[Any]], chunks: list[slice]) -> int:
     common = int(np.gcd.reduce(offset - offset[0]))
     unit = min(common & -common, _LARGEST_UNIT) if common else _LARGEST_UNIT
     return unit if all(int(np.ptp(offset[chunk])) // unit < 2**_BITS for chunk in chunks) else 0
-
-
-def side_loads(rows: int, lanes: int, *, by_lane: bool) -> float:
-    """Loads per column besides those of X: offset and weights."""
-    if by_lane:
-        return 0.5 + rows / lanes
-    return 0.5 if rows <= _PERMUTED_ROWS else rows + 0.5

@@ -7,7 +7,6 @@ height in steps of 5 %, so that measurements of one network serve others with th
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +16,11 @@ import numpy.typing as npt
 from sparsecc.ir.encoding import coarser
 from sparsecc.targets.kernels.groups import stored_groups
 from sparsecc.targets.kernels.quads import Weights
+from sparsecc.targets.lower.layer_keys import STEP
 
 BoolArray = npt.NDArray[np.bool_]
 
-STEP = 5
-"""Of the shares in similar keys, in percent."""
-LAYER_KEY = re.compile(r"(spmm|dots|rows) .* stored \d+x\d+:\d+( \d+x\d+:\d+)*")
-"""What similar keys look like."""
+_SLAB = 64  # rows at a time: masks of large weights are large
 _SPMM_HEIGHTS = (1, 2, 4, 8)
 _ROWS_HEIGHTS = (1, 4, 8, 16)
 
@@ -52,7 +49,8 @@ class Layer:
     def exact_key(self) -> str:
         """Digest of everything."""
         digest = hashlib.sha256(self.text.encode())
-        digest.update(np.packbits(self.matrix != 0).data)
+        for first in range(0, len(self.matrix), _SLAB):
+            digest.update(np.packbits(self.matrix[first : first + _SLAB] != 0).data)
         return digest.hexdigest()[:16]
 
     def similar_key(self) -> str:

@@ -12,11 +12,10 @@ from typing import TypeVar
 import numpy as np
 
 from sparsecc.cost import (
-    FROM_L3,
-    FROM_MEMORY,
     SpmmShape,
     VectorMachine,
     bitmap_seconds,
+    constants_for,
     csr_seconds,
     groups_seconds,
     lookup_seconds,
@@ -29,8 +28,8 @@ from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
 from sparsecc.targets.kernels.groups import ROWS, stored_groups
 from sparsecc.targets.kernels.lookup import BUCKET, LANES, bucket_steps
-from sparsecc.targets.kernels.quads import chains, side_loads
-from sparsecc.targets.kernels.spmm import tile_classes
+from sparsecc.targets.kernels.quads import chains, worth_packing
+from sparsecc.targets.kernels.spmm import block_mask, tile_classes
 from sparsecc.targets.lower.layers import BoolArray, Layer, RowsLayer, SpmmLayer, block_masks
 from sparsecc.targets.machine import Machine
 
@@ -127,8 +126,6 @@ class RowsChoice:
             return "weights of 4 bits stream fastest as they are"
         if self.kind == "dense":
             return "dense streams the weights fastest for these zeros"
-        if self.seconds == 0.0:
-            return "all weights are zero"
         return f"predicted {self.dense_seconds / self.seconds:.2f} times as fast as dense"
 
 
@@ -138,14 +135,14 @@ Select = Callable[[Layer, Mapping[str, float], str], tuple[str, str] | None]
 
 
 def vector_machine(machine: Machine, *, from_memory: bool = False) -> VectorMachine:
-    stream = FROM_MEMORY if from_memory else FROM_L3
     return VectorMachine(
         machine.lanes,
         machine.fma,
         machine.loads,
         l1_bytes=machine.l1_bytes,
         l2_bytes=machine.l2_bytes,
-        stream_bytes=stream,
+        from_memory=from_memory,
+        constants=constants_for(machine.family),
     )
 
 
@@ -209,21 +206,32 @@ def spmm_candidates(layer: SpmmLayer, machine: Machine, *, dense_only: bool) -> 
     masks = {} if dense_only else block_masks(layer.matrix, {R for R, _ in tiles})
     found: dict[tuple[object, ...], SpmmChoice] = {}
     for R, J in tiles:
-        widths, _ = tile_classes(layer.vectors, J)
-        width = widths[0]
+        widths, tiles_of = tile_classes(layer.vectors, J)
         # neighbouring taps of a channel read overlapping vectors
-        column_bytes = width * machine.lanes * 4 * (1.0 if layer.taps == 1 else 0.4)
-        unaligned = layer.taps > 1 and not (layer.shiftable and R == 1)
-        rows = -(-M // R)
-        aside = side_loads(R, machine.lanes, by_lane=machine.by_lane)
+        shared = 1.0 if layer.taps == 1 else 0.4
+        rows, vector = -(-M // R), machine.lanes * 4
         for dense in (True,) if dense_only else (False, True):
             stored, read = (rows * K, 1.0) if dense else _stored_and_read(masks[R])
+            packed = not (dense or layer.words) and worth_packing(R, max(widths))
             for chunk in [K] if layer.words else _chunks(K):
                 columns = -(-K // -(-K // chunk))
                 shape = SpmmShape(
-                    R, width, rows * -(-K // columns), stored, layer.vectors, int(columns * read),
-                    column_bytes, unaligned, columns < K, chains(R, width), aside, layer.batch,
-                )  # fmt: skip
+                    rows=R,
+                    width=layer.vectors / sum(tiles_of),
+                    tiles=sum(tiles_of),
+                    entries=rows * -(-K // columns),
+                    blocks=stored,
+                    outputs=M * layer.vectors,
+                    inputs=K * read * layer.vectors / (1.0 if layer.taps == 1 else 0.6 * layer.taps),
+                    input_bytes=K / layer.taps * layer.vectors * vector,
+                    weight_bytes=stored * (R * 4 + (2 if packed else 4)),
+                    chunk_bytes=columns * read * widths[0] * vector * shared,
+                    unaligned=layer.taps > 1 and not (layer.shiftable and R == 1),
+                    chunked=columns < K,
+                    chains=chains(R, widths[0]) if packed else 1,
+                    words=layer.words,
+                    batch=layer.batch,
+                )
                 choice = SpmmChoice(R, J, columns, dense, layer.words, partial(spmm_seconds, shape))
                 found.setdefault((R, widths, columns, dense), choice)
     return list(found.values())
@@ -250,8 +258,10 @@ def rows_candidates(layer: RowsLayer, machine: Machine, *, dense_only: bool) -> 
     candidates = [blocks("dense", -(-rows // height) * reduction, height) for height in heights]
     if dense_only:
         return candidates
-    masks = block_masks(matrix, set(heights))
-    candidates += [blocks("blocks", int(np.count_nonzero(masks[height])), height) for height in heights]
+    # one mask at a time: each has a quarter of the weights' bytes
+    candidates += [
+        blocks("blocks", int(np.count_nonzero(block_mask(matrix, height))), height) for height in heights
+    ]
     if layer.contiguous and lanes == LANES and reduction >= BUCKET and layer.bits != 16:
         steps = bucket_steps(matrix != 0)
         cost = partial(lookup_seconds, int(steps.sum()), steps.size, columns, value_bytes=value_bytes)
