@@ -195,10 +195,13 @@ def cheapest(candidates: Sequence[Choice]) -> Choice:
 def spmm_candidates(layer: SpmmLayer, machine: Machine, *, dense_only: bool) -> list[SpmmChoice]:
     """All forms for a layer with many columns, not priced; of those that run alike the first.
 
+    Without zeros there are dense ones only.
+
     With words the products are an instruction as well: blocks are as high as a word of the output is, or
     twice that, and there is one chunk.
     """
     M, K = layer.matrix.shape
+    dense_only = dense_only or bool(layer.matrix.all())
     tiles = _TILES[machine.lanes, machine.registers]
     tiles = [(R, J) for R, J in tiles if layer.group_rows == M or layer.group_rows % R == 0]
     if layer.words:
@@ -238,7 +241,7 @@ def spmm_candidates(layer: SpmmLayer, machine: Machine, *, dense_only: bool) -> 
 
 
 def rows_candidates(layer: RowsLayer, machine: Machine, *, dense_only: bool) -> list[RowsChoice]:
-    """All forms for a layer with few columns, not priced."""
+    """All forms for a layer with few columns, not priced; without zeros dense ones only."""
     matrix, columns, lanes = layer.matrix, layer.columns, machine.lanes
     rows, reduction = matrix.shape
     if layer.bits == 4:
@@ -256,7 +259,7 @@ def rows_candidates(layer: RowsLayer, machine: Machine, *, dense_only: bool) -> 
 
     # of equals the first, whole vectors
     candidates = [blocks("dense", -(-rows // height) * reduction, height) for height in heights]
-    if dense_only:
+    if dense_only or matrix.all():
         return candidates
     # one mask at a time: each has a quarter of the weights' bytes
     candidates += [
