@@ -77,7 +77,7 @@ def cell(
     share = None if ":" in pattern else sparsity
     sparse = sparsecc.sparsify(model, pattern, share, method=method, calibration=given)
     seconds = time.perf_counter() - start
-    linear = [layer for layer in sparse.layers if layer.zeros > 0]
+    linear = [layer for layer in sparse.layers if layer.zeros > sparsity / 2]  # not the embedding
     zeros = sum(layer.zeros * np.prod(layer.shape) for layer in linear)
     return {
         "perplexity": task.evaluate(sparse.model)["score"],
