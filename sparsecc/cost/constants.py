@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
-_DEFAULT = "default"
+_DEFAULT = "AuthenticAMD 26"
+"""Whose constants unknown families take."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class Constants:
 
 @cache
 def constants_for(cpu: str = "") -> Constants:
-    """Those of a family of CPUs, such as "AuthenticAMD 26", or for unknown ones the default."""
+    """Those of a family of CPUs, such as "AuthenticAMD 26", or for unknown ones of the default family."""
     path = constants_file(cpu)
-    found = json.loads((path if cpu and path.is_file() else constants_file(_DEFAULT)).read_text("utf-8"))
+    found = json.loads((path if path.is_file() else constants_file(_DEFAULT)).read_text("utf-8"))
     return Constants(
         SpmmConstants(**found["spmm"]), SpmmConstants(**found["dots"]), RowsConstants(**found["rows"])
     )
