@@ -89,7 +89,7 @@ def one_shot(
         # queries, keys and values read the same inputs
         key = (twin.input_names, layer.input_names, layer.window, layer.groups, layer.bias is not None)
         if last is None or last[0] != key or layer.window > 1:
-            last = (key, _sums(twin, layer, fronts))
+            last = (key, _sums(twin, layer, fronts, regress=solve.regress))
         solve.layer(twin, layer, last[1])
         array = constant_of(layer.value)
         assert array is not None
@@ -116,7 +116,7 @@ class _Sums:
 
     Attributes:
         gram: Z Z' of the sparse model's inputs, [groups, n, n].
-        cross: X Z' with the dense model's, [groups, n, n].
+        cross: X Z' with the dense model's inputs, or the sparse model's own, [groups, n, n].
         rows: number of rows.
     """
 
@@ -125,11 +125,18 @@ class _Sums:
     rows: int
 
 
-def _sums(twin: LinearLayer, layer: LinearLayer, fronts: tuple[Frontier, Frontier]) -> _Sums:
+def _sums(
+    twin: LinearLayer, layer: LinearLayer, fronts: tuple[Frontier, Frontier], *, regress: bool
+) -> _Sums:
     constant = layer.bias is not None
     size = layer.columns + constant
     gram, cross = (Moments.zeros(layer.groups, size, size) for _ in range(2))
     once = len(layer.uses) == 1  # past its first use the front would keep what others see of it as it was
+    if not regress:
+        for values in fronts[1].read(layer.input_names, advance=once):
+            for z in rows(layer, values, constant):
+                gram.add(z, z)
+        return _Sums(gram.sums, gram.sums, gram.rows)
     for left, right in zip(
         fronts[0].read(twin.input_names, advance=once),
         fronts[1].read(layer.input_names, advance=once),
@@ -154,7 +161,7 @@ class _Solve:
         """Replace a layer's weight, and its bias where it has one."""
         count, encoding = layer.columns, self.item.encoding()
         weights = twin.matrix
-        left, gram = (sums.cross if self.regress else sums.gram), sums.gram[:, :count, :count]
+        left, gram = sums.cross, sums.gram[:, :count, :count]
         target, inputs, outputs = weights @ left[:, :count, :count], None, None
         if layer.bias is not None:  # the bias that is best for any weights, put in
             inputs = sums.gram[:, :count, count:]
