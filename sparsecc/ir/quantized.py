@@ -20,6 +20,8 @@ FEW_COLUMNS = 8
 """Linear layers on up to so many columns are limited by the bytes of weights: activations stay float32."""
 LARGEST = {8: 127, 4: 7}
 """Bits -> the largest code; the least is its negative, so that the grid is symmetric."""
+BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
+"""Of weights as linear layers with few columns keep them."""
 _ROUNDING = 1e-3  # of a step; products of a code and a scale in float32 stay far below
 
 

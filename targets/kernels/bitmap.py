@@ -34,7 +34,7 @@ _PREFETCH = 4096  # bytes of weights ahead of their use
 _PREFETCH_MASK = 1024
 _MOST_COLUMNS = 2**16
 _REGISTERS = 30  # two are for weights and zeros
-_TOGETHER = {True: 8, False: 4}  # rows of codes or floats, at most
+_ROWS_OF_CODES, _ROWS_OF_FLOATS = 8, 4  # that run together, at most
 _REDUCED = 4  # sums, at most
 
 
@@ -73,7 +73,7 @@ def rows_together(columns: int, stored: str) -> int:
     """Rows that run together: a power of two, all sums and the inputs of a word in registers."""
     codes = stored == "int8"
     sums, inputs = (DIGITS, DIGITS) if codes else (1, WORD // LANES)
-    rows = _TOGETHER[codes]
+    rows = _ROWS_OF_CODES if codes else _ROWS_OF_FLOATS
     while rows > 1 and columns * (rows * sums + inputs) > _REGISTERS:
         rows //= 2
     return rows

@@ -7,6 +7,7 @@ height in steps of 5 %, so that measurements of one network serve others with th
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ _ROWS_HEIGHTS = (1, 4, 8, 16)
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class Layer(ABC):
     """A layer as selectors see it.
 
     Attributes:
@@ -38,13 +39,13 @@ class Layer:
     from_memory: bool = field(default=False, kw_only=True)
 
     @property
+    @abstractmethod
     def text(self) -> str:
         """Everything but the zeros."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stored(self) -> str:
         """The share of blocks that hold a nonzero, by block, in percent rounded to steps."""
-        raise NotImplementedError
 
     def exact_key(self) -> str:
         """Digest of everything."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from sparsecc.ir import encoding_of
-from sparsecc.ir.quantized import BLOCK, Quantized, is_bfloat16, quantized_of
+from sparsecc.ir.quantized import BITS, BLOCK, Quantized, is_bfloat16, quantized_of
 from sparsecc.targets.kernels.csr import CsrForm, csr_chains, csr_kernel, pack_csr
 from sparsecc.targets.kernels.groups import GroupsForm, groups_kernel, pack_groups
 from sparsecc.targets.kernels.lookup import LookupForm, lookup_kernel, pack_lookup
@@ -148,8 +148,7 @@ def _few_columns(
     assert view is not None
     quantized = quantized_of(matrix)
     stored = _stored(matrix, quantized)
-    bits = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}[stored]
-    layer = RowsLayer(matrix, N, view.strides[1] == 1, bits, from_memory=low.from_memory)
+    layer = RowsLayer(matrix, N, view.strides[1] == 1, BITS[stored], from_memory=low.from_memory)
     choice = choose_rows(
         layer, low.machine, dense_only=low.keep_dense(call.name), select=low.select(call.name)
     )

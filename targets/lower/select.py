@@ -23,6 +23,7 @@ from sparsecc.cost import (
     rows_seconds,
     spmm_seconds,
 )
+from sparsecc.ir.quantized import BITS
 from sparsecc.targets.kernels.bitmap import BITMAP_COLUMNS, can_bitmap
 from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.csr import MAX_COLUMN, csr_chains, csr_rounds
@@ -269,7 +270,7 @@ def rows_candidates(layer: RowsLayer, machine: Machine, *, dense_only: bool) -> 
         steps = bucket_steps(matrix != 0)
         cost = partial(lookup_seconds, int(steps.sum()), steps.size, columns, value_bytes=value_bytes)
         candidates.append(RowsChoice("lookup", lanes, cost))
-    stored = {32: "float32", 16: "bfloat16", 8: "int8"}[layer.bits]
+    stored = next(name for name, bits in BITS.items() if bits == layer.bits)
     needed = {32: True, 16: machine.expand, 8: machine.expand and machine.dot}[layer.bits]
     fits = lanes == LANES and columns <= BITMAP_COLUMNS and can_bitmap(reduction, stored)
     if needed and fits and (layer.contiguous or layer.bits == 8):
