@@ -7,7 +7,7 @@ before, which are sparse already, leave.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 def one_shot(
     dense: ir.Model,
     model: ir.Model,
-    item: Sparsify,
+    item: Sparsify | Sequence[Sparsify],
     calibration: Calibration,
     *,
     method: str = "alps",
@@ -50,7 +50,7 @@ def one_shot(
     Args:
         dense: what the outputs shall stay like; not changed.
         model: a copy of it, whose weights are replaced.
-        item: pattern, sparsity per layer, and what to leave alone.
+        item: pattern, sparsity per layer, and what to leave alone; or several, each for layers of its own.
         calibration: inputs; targets are not used.
         method: wanda (Sun et al. 2024), sparsegpt (Frantar and Alistarh 2023) or alps (Meng et al. 2024).
         regress: fit to the outputs of the dense model, which repairs errors of the layers before; else to
@@ -59,26 +59,27 @@ def one_shot(
         progress: told about every layer.
 
     Raises:
-        UsageError: a method, scope or damping that does not exist, or data that do not fit the model.
+        UsageError: a method, scope or damping that does not exist, data that do not fit the model, or a layer
+            that two items are for.
         VerificationError: ONNX Runtime cannot run the model on the data.
     """
     if method not in SOLVERS:
         raise UsageError(f"the method is one of magnitude, {', '.join(METHODS)}, not {method!r}")
-    if item.scope != "layer":
+    items = (item,) if isinstance(item, Sparsify) else tuple(item)
+    if any(one.scope != "layer" for one in items):
         raise UsageError(f"method {method} has a sparsity per layer; a global scope is for magnitude")
     if not damping > 0:
         raise UsageError(f"the damping must be positive, not {damping:g}")
-    chosen, refusals = item.layers(model)
-    wanted = {layer.use.value for layer in chosen}
+    chosen, refusals = _chosen(model, items)
     layers, left_out = linear_layers(model)
     before = {layer.name: layer for layer in linear_layers(dense)[0]}
     places = {node: number for number, node in enumerate(model.graph)}
-    todo = [layer for layer in layers if layer.value in wanted and layer.columns <= MAX_COLUMNS]
+    todo = [layer for layer in layers if layer.value in chosen and layer.columns <= MAX_COLUMNS]
     todo.sort(key=lambda layer: places[layer.uses[0].node])
     done = {layer.value for layer in todo}
     whys = {refusal.where: refusal for refusal in left_out}
-    more = [_refusal(value, whys) for value in (layer.use.value for layer in chosen) if value not in done]
-    solve = _Solve(item, method, regress and method != "wanda", damping)
+    more = [_refusal(value, whys) for value in chosen if value not in done]
+    solve = _Solve(chosen, method, regress and method != "wanda", damping)
     fronts = Frontier(dense, calibration), Frontier(model, calibration)
     zeros = total = 0
     last: tuple[object, _Sums] | None = None
@@ -99,6 +100,22 @@ def one_shot(
         progress(len(todo), len(todo))
     notes = (f"{zeros} of {total} weights in {len(todo)} layers are zero",) if todo else ()
     return PassResult(bool(todo), (*refusals, *more), notes)
+
+
+def _chosen(
+    model: ir.Model, items: Sequence[Sparsify]
+) -> tuple[dict[ir.Value, Sparsify], tuple[Refusal, ...]]:
+    """The weights that are made sparse and by which item, and why others that are meant are not."""
+    chosen: dict[ir.Value, Sparsify] = {}
+    refusals: list[Refusal] = []
+    for item in items:
+        layers, more = item.layers(model)
+        refusals += more
+        for layer in layers:
+            if layer.use.value in chosen:
+                raise UsageError(f"{layer.use.layer} is to be made sparse twice")
+            chosen[layer.use.value] = item
+    return chosen, tuple(refusals)
 
 
 def _refusal(value: ir.Value, whys: dict[str, Refusal]) -> Refusal:
@@ -152,14 +169,15 @@ def _sums(
 class _Solve:
     """How layers are solved."""
 
-    item: Sparsify
+    items: Mapping[ir.Value, Sparsify]
     method: str
     regress: bool
     damping: float
 
     def layer(self, twin: LinearLayer, layer: LinearLayer, sums: _Sums) -> None:
         """Replace a layer's weight, and its bias where it has one."""
-        count, encoding = layer.columns, self.item.encoding()
+        item = self.items[layer.value]
+        count, encoding = layer.columns, item.encoding()
         weights = twin.matrix
         left, gram = sums.cross, sums.gram[:, :count, :count]
         target, inputs, outputs = weights @ left[:, :count, :count], None, None
@@ -171,7 +189,7 @@ class _Solve:
         order = _order(layer)
         problem = Problem.of(
             weights[:, :, order], gram[:, order][:, :, order], target[:, :, order], encoding,
-            self.item.sparsity, self.damping,
+            item.sparsity, self.damping,
         )  # fmt: skip
         found = np.empty_like(weights)
         found[:, :, order] = SOLVERS[self.method](problem)
