@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sparsecc.axes.rules.registry import register_rule
     from sparsecc.capture import capture
     from sparsecc.compiler import Artifact, compile
+    from sparsecc.compressor import CompressResult, compress
     from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
     from sparsecc.passes.prune_plan import PrunePlan
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Artifact",
     "Calibration",
+    "CompressResult",
     "Pipeline",
     "PrunePlan",
     "PruneResult",
@@ -39,6 +41,7 @@ __all__ = [
     "TuneResult",
     "capture",
     "compile",
+    "compress",
     "errors",
     "groups",
     "load",
@@ -55,6 +58,7 @@ __all__ = [
 _HOMES = {
     "Artifact": "sparsecc.compiler",
     "Calibration": "sparsecc.passes.criteria",
+    "CompressResult": "sparsecc.compressor",
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",
     "PruneResult": "sparsecc.pruner",
@@ -63,6 +67,7 @@ _HOMES = {
     "TuneResult": "sparsecc.tuner",
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
+    "compress": "sparsecc.compressor",
     "groups": "sparsecc.axes.groups",
     "load": "sparsecc.artifact.load",
     "prune": "sparsecc.pruner",

@@ -24,6 +24,7 @@ PUBLIC = (
     "measurement",
     "compiler",
     "latency",
+    "compressor",
     "tuner",
     "pruner",
     "",

@@ -25,6 +25,7 @@ VERBS = (
     "prune",
     "sparsify",
     "quantize",
+    "compress",
     "tune",
     "compile",
     "run",
