@@ -7,7 +7,7 @@ before, which are sparse already, leave.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +20,11 @@ from sparsecc.ir.provenance import record
 from sparsecc.passes.base import PassResult
 from sparsecc.passes.criteria.calibration import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
-from sparsecc.passes.criteria.moments import MAX_COLUMNS, Moments, rows
+from sparsecc.passes.criteria.moments import MAX_COLUMNS
 from sparsecc.passes.frontier import Frontier
-from sparsecc.passes.one_shot_solvers import DAMPING, SOLVERS, Problem
+from sparsecc.passes.one_shot_blocks import Block, Reconstruction, blocks, reconstruct_block
+from sparsecc.passes.one_shot_solvers import DAMPING, SOLVERS, Inputs, Problem
+from sparsecc.passes.one_shot_sums import Pair, Sums
 from sparsecc.passes.sparsify import Sparsify
 
 METHODS = tuple(SOLVERS)
@@ -39,6 +41,8 @@ def one_shot(
     method: str = "alps",
     regress: bool = True,
     damping: float = DAMPING,
+    shares: Mapping[str, float] | None = None,
+    reconstruction: Reconstruction | None = None,
     progress: Progress | None = None,
 ) -> PassResult:
     """Give the weights of `model` zeros, and other values where the method has them.
@@ -54,13 +58,17 @@ def one_shot(
         calibration: inputs; targets are not used.
         method: wanda (Sun et al. 2024), sparsegpt (Frantar and Alistarh 2023) or alps (Meng et al. 2024).
         regress: fit to the outputs of the dense model, which repairs errors of the layers before; else to
-            what the dense weights make of the sparse model's inputs, as these papers do. Wanda has no choice.
+            what the dense weights make of the sparse model's inputs, as these papers do. An output that is
+            added to another value, as in a residual connection, makes up for what that value has lost, too.
+            Wanda has no choice.
         damping: pull towards the dense weights, as a share of the mean of the diagonal of Z Z'.
+        shares: sparsity of single layers by the names of their initializers.
+        reconstruction: fit the weights that stay in each block by gradient, before the next block; or not.
         progress: told about every layer.
 
     Raises:
         UsageError: a method, scope or damping that does not exist, or data that do not fit the model.
-        VerificationError: ONNX Runtime cannot run the model on the data.
+        VerificationError: ONNX Runtime cannot run the model on the data, or values inside are not finite.
     """
     if method not in SOLVERS:
         raise UsageError(f"the method is one of magnitude, {', '.join(METHODS)}, not {method!r}")
@@ -78,27 +86,50 @@ def one_shot(
     done = {layer.value for layer in todo}
     whys = {refusal.where: refusal for refusal in left_out}
     more = [_refusal(value, whys) for value in (layer.use.value for layer in chosen) if value not in done]
-    solve = _Solve(item, method, regress and method != "wanda", damping)
+    solve = _Solve(item, method, regress and method != "wanda", damping, shares or {})
     fronts = Frontier(dense, calibration), Frontier(model, calibration)
+    tell = progress or _silent
+    ratios: list[float] = []
+    number = 0
+    for block in blocks(model, todo) if reconstruction else [Block(tuple(todo), (), None)]:
+        inputs = [dict(batch) for batch in fronts[1].read(block.inputs)] if block.output else []
+        mark = fronts[1].mark() if block.output else None
+        last: tuple[object, Sums, Inputs] | None = None
+        for layer in block.layers:
+            tell(number, len(todo))
+            pair = Pair(before[layer.name], layer, solve.regress)
+            # queries, keys and values read the same inputs
+            if last is None or last[0] != pair.key or layer.window > 1:
+                sums = pair.sums(fronts)
+                last = (pair.key, sums, solve.inputs(layer, sums))
+            solve.layer(pair.dense, layer, *last[1:])
+            number += 1
+        if reconstruction is not None and block.output is not None and mark is not None:
+            targets = [batch[block.output] for batch in fronts[0].read([block.output])]
+            error, rest = reconstruct_block(model, block, inputs, targets, reconstruction)
+            ratios.append(rest / max(error, 1e-30))
+            fronts[1].rewind(mark)
+    tell(number, len(todo))
+    return PassResult(bool(todo), (*refusals, *more), _notes(todo, ratios))
+
+
+def _silent(done: int, total: int) -> None:
+    """Nobody is told."""
+
+
+def _notes(layers: list[LinearLayer], ratios: list[float]) -> tuple[str, ...]:
     zeros = total = 0
-    last: tuple[object, _Sums] | None = None
-    for number, layer in enumerate(todo):
-        if progress is not None:
-            progress(number, len(todo))
-        twin = before[layer.name]
-        # queries, keys and values read the same inputs
-        key = (twin.input_names, layer.input_names, layer.window, layer.groups, layer.bias is not None)
-        if last is None or last[0] != key or layer.window > 1:
-            last = (key, _sums(twin, layer, fronts, regress=solve.regress))
-        solve.layer(twin, layer, last[1])
+    for layer in layers:
         array = constant_of(layer.value)
         assert array is not None
         zeros += array.size - int(np.count_nonzero(array))
         total += array.size
-    if progress is not None:
-        progress(len(todo), len(todo))
-    notes = (f"{zeros} of {total} weights in {len(todo)} layers are zero",) if todo else ()
-    return PassResult(bool(todo), (*refusals, *more), notes)
+    notes = [f"{zeros} of {total} weights in {len(layers)} layers are zero"] if layers else []
+    if ratios:
+        notes.append(
+            f"{len(ratios)} blocks were fitted by gradient, which left {np.mean(ratios):.0%} of their error"
+        )
+    return tuple(notes)
 
 
 def _refusal(value: ir.Value, whys: dict[str, Refusal]) -> Refusal:
@@ -110,44 +141,6 @@ def _refusal(value: ir.Value, whys: dict[str, Refusal]) -> Refusal:
     return Refusal(f"{name} with {size} weights has more than {MAX_COLUMNS} columns", name, "too-wide")
 
 
-@dataclass
-class _Sums:
-    """Products over the data, of inputs with a constant one behind them.
-
-    Attributes:
-        gram: Z Z' of the sparse model's inputs, [groups, n, n].
-        cross: X Z' with the dense model's inputs, or the sparse model's own, [groups, n, n].
-        rows: number of rows.
-    """
-
-    gram: np.ndarray
-    cross: np.ndarray
-    rows: int
-
-
-def _sums(
-    twin: LinearLayer, layer: LinearLayer, fronts: tuple[Frontier, Frontier], *, regress: bool
-) -> _Sums:
-    constant = layer.bias is not None
-    size = layer.columns + constant
-    gram, cross = (Moments.zeros(layer.groups, size, size) for _ in range(2))
-    once = len(layer.uses) == 1  # past its first use the front would keep what others see of it as it was
-    if not regress:
-        for values in fronts[1].read(layer.input_names, advance=once):
-            for z in rows(layer, values, constant):
-                gram.add(z, z)
-        return _Sums(gram.sums, gram.sums, gram.rows)
-    for left, right in zip(
-        fronts[0].read(twin.input_names, advance=once),
-        fronts[1].read(layer.input_names, advance=once),
-        strict=True,
-    ):
-        for x, z in zip(rows(twin, left, constant), rows(layer, right, constant), strict=True):
-            gram.add(z, z)
-            cross.add(x, z)
-    return _Sums(gram.sums, cross.sums, gram.rows)
-
-
 @dataclass(frozen=True)
 class _Solve:
     """How layers are solved."""
@@ -156,30 +149,38 @@ class _Solve:
     method: str
     regress: bool
     damping: float
+    shares: Mapping[str, float]
 
-    def layer(self, twin: LinearLayer, layer: LinearLayer, sums: _Sums) -> None:
+    def inputs(self, layer: LinearLayer, sums: Sums) -> Inputs:
+        """H of a layer's inputs, centred where it has a bias, with columns as in a pattern."""
+        count = layer.columns
+        gram = sums.gram[:, :count, :count]
+        if layer.bias is not None:
+            mean = sums.gram[:, :count, count:]
+            gram = gram - mean @ mean.swapaxes(1, 2) / sums.rows
+        order = _order(layer)
+        return Inputs(gram[:, order][:, :, order], self.damping)
+
+    def layer(self, twin: LinearLayer, layer: LinearLayer, sums: Sums, inputs: Inputs) -> None:
         """Replace a layer's weight, and its bias where it has one."""
         count, encoding = layer.columns, self.item.encoding()
         weights = twin.matrix
-        left, gram = sums.cross, sums.gram[:, :count, :count]
-        target, inputs, outputs = weights @ left[:, :count, :count], None, None
+        aim = weights @ sums.cross[:, :count]
+        if sums.lost is not None:
+            aim += sums.lost
+        target, mean, outputs = aim[:, :, :count], sums.gram[:, :count, count:], aim[:, :, count:]
         if layer.bias is not None:  # the bias that is best for any weights, put in
-            inputs = sums.gram[:, :count, count:]
-            outputs = weights @ left[:, :count, count:]
-            gram = gram - inputs @ inputs.swapaxes(1, 2) / sums.rows
-            target = target - outputs @ inputs.swapaxes(1, 2) / sums.rows
+            target = target - outputs @ mean.swapaxes(1, 2) / sums.rows
         order = _order(layer)
-        problem = Problem.of(
-            weights[:, :, order], gram[:, order][:, :, order], target[:, :, order], encoding,
-            self.item.sparsity, self.damping,
-        )  # fmt: skip
+        share = self.shares.get(layer.name, self.item.sparsity)
+        problem = Problem.of(weights[:, :, order], inputs, target[:, :, order], encoding, share)
         found = np.empty_like(weights)
         found[:, :, order] = SOLVERS[self.method](problem)
         _write(layer, found, encoding)
-        if layer.bias is not None and inputs is not None and outputs is not None and self.method != "wanda":
+        if layer.bias is not None and self.method != "wanda":
             bias = constant_of(layer.bias)
             assert bias is not None
-            shift = (outputs - found @ inputs).reshape(-1) / sums.rows
+            shift = (outputs - found @ mean).reshape(-1) / sums.rows
             replace_constant(layer.bias, (bias + layer.bias_sign * shift).astype(bias.dtype))
             record(layer.bias, "sparsify")
 
