@@ -132,7 +132,7 @@ def reconstruct_block(
     inputs: Sequence[Mapping[str, np.ndarray]],
     targets: Iterable[np.ndarray],
     options: Reconstruction,
-) -> tuple[float, float]:
+) -> tuple[float, float, dict[str, np.ndarray]]:
     """Fit the weights of a block that are not zero, and its vectors, in place.
 
     Args:
@@ -143,7 +143,7 @@ def reconstruct_block(
         options: of the fit.
 
     Returns:
-        The error before and after, over the norm of the targets.
+        The error before and after, relative to the targets, and the new arrays by initializer.
 
     Raises:
         UnsupportedOpError: an op without a PyTorch form.
@@ -190,7 +190,7 @@ def reconstruct_block(
         with torch.no_grad():
             return float(np.mean([loss(number).item() for number in range(len(given))]))
 
-    before, start = total(), [parameter.detach().clone() for parameter in order]
+    before = total()
     for _ in range(options.epochs):
         for number in generator.permutation(len(given)):
             optimizer.zero_grad()
@@ -203,14 +203,16 @@ def reconstruct_block(
                         parameter.mul_(mask)
     after = total()
     if not after < before:
-        return before, before
+        return before, before, {}
+    changed: dict[str, np.ndarray] = {}
     for name, parameter in zip(weights, order, strict=True):
         value = model.graph.initializers[name]
         array = constant_of(value)
         assert array is not None
-        replace_constant(value, parameter.detach().numpy().reshape(array.shape).astype(array.dtype))
+        changed[name] = parameter.detach().numpy().reshape(array.shape).astype(array.dtype)
+        replace_constant(value, changed[name])
         record(value, "sparsify")
-    return before, after
+    return before, after, changed
 
 
 def _scale(parameter: object) -> float:

@@ -64,7 +64,9 @@ class Inputs:
         if step not in self._inverses:
             values, vectors = self._spectrum
             penalty = np.float32(_FIRST_PENALTY * _GROWTH**step)
-            self._inverses[step] = (vectors / (values + penalty)) @ np.ascontiguousarray(vectors.swapaxes(1, 2))
+            self._inverses[step] = (vectors / (values + penalty)) @ np.ascontiguousarray(
+                vectors.swapaxes(1, 2)
+            )
         return self._inverses[step]
 
 
@@ -138,7 +140,11 @@ def sparsegpt(problem: Problem) -> Array:
         high = min(low + COLUMNS, count)
         diagonal = np.diagonal(upper, axis1=1, axis2=2)[:, None, low:high]
         part = Problem(
-            problem.weights[:, :, low:high], problem.inputs, problem.target, problem.encoding, problem.sparsity
+            problem.weights[:, :, low:high],
+            problem.inputs,
+            problem.target,
+            problem.encoding,
+            problem.sparsity,
         )
         keep = part.keep(found[:, :, low:high] / diagonal)
         errors = np.zeros_like(found[:, :, low:high])
@@ -164,7 +170,7 @@ def alps(problem: Problem) -> Array:
     sparse = (problem.weights / scale).astype(np.float32)
     keep = before = problem.keep(sparse)
     sparse = np.where(keep, sparse, np.float32(0))
-    dual, penalty = np.zeros_like(sparse), _FIRST_PENALTY
+    dual, inverse, penalty = np.zeros_like(sparse), gram, np.float32(_FIRST_PENALTY)
     for iteration in range(_ITERATIONS):
         if iteration % _EVERY == 0:
             inverse = problem.inputs.inverse(iteration // _EVERY)

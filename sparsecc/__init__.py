@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sparsecc.axes.rules.registry import register_rule
     from sparsecc.capture import capture
     from sparsecc.compiler import Artifact, compile
+    from sparsecc.evaluation import Evaluation, evaluate
     from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
     from sparsecc.passes.prune_plan import PrunePlan
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Artifact",
     "Calibration",
+    "Evaluation",
     "Pipeline",
     "PrunePlan",
     "PruneResult",
@@ -40,6 +42,7 @@ __all__ = [
     "capture",
     "compile",
     "errors",
+    "evaluate",
     "groups",
     "load",
     "prune",
@@ -55,6 +58,7 @@ __all__ = [
 _HOMES = {
     "Artifact": "sparsecc.compiler",
     "Calibration": "sparsecc.passes.criteria",
+    "Evaluation": "sparsecc.evaluation",
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",
     "PruneResult": "sparsecc.pruner",
@@ -63,6 +67,7 @@ _HOMES = {
     "TuneResult": "sparsecc.tuner",
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
+    "evaluate": "sparsecc.evaluation",
     "groups": "sparsecc.axes.groups",
     "load": "sparsecc.artifact.load",
     "prune": "sparsecc.pruner",

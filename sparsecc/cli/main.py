@@ -29,6 +29,7 @@ VERBS = (
     "compile",
     "run",
     "bench",
+    "eval",
     "inspect",
     "targets",
     "passes",

@@ -16,7 +16,7 @@ from sparsecc.ir import evaluate, verify
 from sparsecc.ir.encoding import Encoding, as_matrix, fits, get_encoding
 from sparsecc.ir.weights import weight_uses
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.one_shot import one_shot
+from sparsecc.passes.one_shot import OneShot, one_shot
 from sparsecc.passes.one_shot_solvers import SOLVERS, Inputs, Problem, refit, sparsegpt, wanda
 from sparsecc.passes.sparsify import Sparsify, keep_mask
 
@@ -159,7 +159,7 @@ def test_networks(name: str, pattern: str) -> None:
     losses = {"magnitude": lost(plain.model, model, shape)}
     for method in SOLVERS:
         found = model.clone()
-        result = one_shot(model, found, item, data, method=method)
+        result = one_shot(model, found, item, data, OneShot(method))
         assert not verify(found)
         assert [r.code for r in result.refusals] == [r.code for r in plain.refusals]
         for use in weight_uses(found):
@@ -180,7 +180,7 @@ def test_errors_of_the_layers_before_are_repaired() -> None:
     for regress in (True, False):
         found = model.clone()
         item = Sparsify(pattern="unstructured", sparsity=0.5, min_size=0)
-        one_shot(model, found, item, Calibration(inputs(shape, 12)), method="alps", regress=regress)
+        one_shot(model, found, item, Calibration(inputs(shape, 12)), OneShot(regress=regress))
         losses.append(lost(found, model, shape))
     assert losses[0] < losses[1]
 
