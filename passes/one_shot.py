@@ -7,7 +7,7 @@ before, which are sparse already, leave.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,6 +84,7 @@ def one_shot(
     calibration: Calibration,
     options: OneShot | None = None,
     *,
+    squares: Mapping[str, np.ndarray] | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> PassResult:
@@ -99,6 +100,7 @@ def one_shot(
         item: pattern, sparsity per layer, and what to leave alone.
         calibration: inputs; targets are used for gradients only.
         options: ALPS without gradients, if None.
+        squares: of `squared_gradients`, where they are known, for the gradients of the options.
         folder: keeps finished layers, or blocks where these are fitted as a whole; a run that was interrupted
             goes on behind them, to the same result.
         progress: told about every layer.
@@ -125,7 +127,8 @@ def one_shot(
     before = {layer.name: layer for layer in linear_layers(dense)[0]}
     run = _Run(item, options, model, before, (Frontier(dense, calibration), Frontier(model, calibration)))
     if options.gradients:
-        run.weigh(dense, todo, calibration)
+        twins = [before[layer.name] for layer in todo]
+        run.weigh(twins, squares or squared_gradients(dense, twins, calibration))
     tell = progress or _silent
     number = 0
     steps = blocks(model, todo) if options.reconstruction else [Block((layer,), (), None) for layer in todo]
@@ -141,6 +144,12 @@ def one_shot(
         number += len(block.layers)
     tell(number, len(todo))
     return PassResult(bool(todo), (*refusals, *more), _notes(todo, run.ratios))
+
+
+def _pass(values: Iterable[object]) -> None:
+    """Move a front without looking at what it reads."""
+    for _ in values:
+        pass
 
 
 def _silent(done: int, total: int) -> None:
@@ -198,11 +207,10 @@ class _Run:
     changed: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     _last: tuple[object, Sums, Inputs] | None = None
 
-    def weigh(self, dense: ir.Model, layers: list[LinearLayer], calibration: Calibration) -> None:
-        """Learn from gradients what counts."""
-        twins = [self.before[layer.name] for layer in layers]
-        squares = squared_gradients(dense, twins, calibration)
-        self.importance = {name: output_importance(square) for name, square in squares.items()}
+    def weigh(self, twins: list[LinearLayer], squares: Mapping[str, np.ndarray]) -> None:
+        """Learn from squared gradients of the dense layers what counts."""
+        names = [twin.name for twin in twins if twin.name in squares]
+        self.importance = {name: output_importance(squares[name]) for name in names}
         self.shares = layer_shares(twins, squares, self.item.encoding(), self.item.sparsity)
 
     def block(self, block: Block, tell: Callable[[int], None]) -> None:
@@ -230,8 +238,23 @@ class _Run:
             right.rewind(mark)
             self._last = None
 
+    def _pair(self, layer: LinearLayer) -> Pair:
+        regress = self.options.regress and self.options.method != "wanda"
+        return Pair(self.before[layer.name], layer, regress)
+
     def restore(self, block: Block, arrays: Mapping[str, np.ndarray]) -> None:
-        """Put in what an earlier run found for a block."""
+        """Put in what an earlier run found for a block, with the fronts where they were after it."""
+        left, right = self.fronts
+        if self.options.reconstruction is not None and block.output is not None:
+            _pass(right.read(block.inputs))
+        for layer in block.layers:
+            pair = self._pair(layer)
+            if self.options.reconstruction is None or block.output is None:
+                _pass(pair.read(self.fronts))
+            elif pair.regress:
+                _pass(left.read(pair.dense.input_names, advance=len(layer.uses) == 1))
+        if self.options.reconstruction is not None and block.output is not None:
+            _pass(left.read([block.output]))
         by_name = {layer.name: layer for layer in block.layers}
         for name, array in arrays.items():
             if name in by_name:

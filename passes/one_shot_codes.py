@@ -19,8 +19,8 @@ def on_grid(problem: Problem, weights: Array, bits: int) -> Array:
     """Weights on the grid that `quantize` finds for them, the zeros where they are.
 
     A scale belongs to an output with 8 bits and to 32 inputs of an output with 4, or to the whole output
-    where 32 does not divide the columns. Of several scales the one with the least error counts, inputs weighted by
-    their norms; then column after column takes the codes that are best for those of all others.
+    where 32 does not divide the columns. Of several scales the one with the least error counts, inputs
+    weighted by their norms; then column after column takes the codes that are best for those of all others.
 
     Args:
         problem: whose outputs are wanted.

@@ -106,7 +106,7 @@ def layer_shares(
 def _saliency(layer: LinearLayer, gradients: Array, encoding: Encoding) -> Array:
     """The loss without each block, over the batches."""
     weights = layer.matrix.reshape(gradients.shape)
-    rows, columns = gradients.sum(axis=1, keepdims=True), gradients.sum(axis=0, keepdims=True)
+    rows, columns = (gradients.sum(axis=axis, keepdims=True, dtype=np.float64) for axis in (1, 0))
     factors = rows * columns / max(float(rows.sum()), 1e-300)
     scores = block_scores(weights * np.sqrt(factors), encoding)
     return scores**2

@@ -1,4 +1,4 @@
-"""What an interrupted run has finished, in a folder: a file for each step, and what the run was asked to do."""
+"""What an interrupted run has finished, in a folder: a file for each step, and what was asked for."""
 
 from __future__ import annotations
 

@@ -70,14 +70,12 @@ class Pair:
         """
         layer, constant = self.sparse, self.sparse.bias is not None
         size = layer.columns + constant
-        others = self._others()
-        if others is not None and not all(f.holds(name) for f, name in zip(fronts, others, strict=True)):
-            others = None
+        others = self._known(fronts)
         gram, cross = (np.zeros((layer.groups, size, size)) for _ in range(2))
         outputs = layer.shape[layer.axis] // layer.groups
         lost = None if others is None else np.zeros((layer.groups, outputs, size))
         sums = Sums(gram, cross if self.regress else gram, lost)
-        for number, (left, right) in enumerate(self._read(fronts, others)):
+        for number, (left, right) in enumerate(self.read(fronts)):
             _check(layer.name, layer.input_names, right, number)
             pieces = rows(layer, right, constant, dtype=np.float32)
             if not self.regress:
@@ -97,14 +95,19 @@ class Pair:
                 sums.rows += z.shape[1]
         return sums
 
-    def _read(
-        self, fronts: tuple[Frontier, Frontier], others: tuple[str, str] | None
-    ) -> Iterator[tuple[Batch, Batch]]:
+    def _known(self, fronts: tuple[Frontier, Frontier]) -> tuple[str, str] | None:
+        """What the outputs are added to, where it was computed before the layer."""
+        others = self._others()
+        known = others is not None and all(f.holds(name) for f, name in zip(fronts, others, strict=True))
+        return others if known else None
+
+    def read(self, fronts: tuple[Frontier, Frontier]) -> Iterator[tuple[Batch, Batch]]:
+        """Inputs in both models, and what the outputs are added to; moves the fronts up to the layer."""
         once = len(self.sparse.uses) == 1  # past its first use the front would keep what others see as it was
+        others = self._known(fronts) or ()
         names = [[*layer.input_names] for layer in (self.dense, self.sparse)]
-        if others is not None:
-            for list_, name in zip(names, others, strict=True):
-                list_.append(name)
+        for list_, name in zip(names, others, strict=False):
+            list_.append(name)
         right = fronts[1].read(names[1], advance=once)
         if not self.regress:
             yield from (({}, values) for values in right)

@@ -97,8 +97,8 @@ def sparsify(
         gradients: let what an error of each output costs decide too, and the sparsity differ between
             layers; needs PyTorch.
         bits: 8 or 4 for weights that `quantize` stores in so many bits as they are, chosen with the data; 32.
-        reconstruct: epochs of fitting the weights that stay in each block to its outputs in the dense model, by
-            gradient on the data; needs PyTorch. 0 is none.
+        reconstruct: epochs of fitting the weights that stay in each block to its outputs in the dense model,
+            by gradient on the data; needs PyTorch. 0 is none.
         folder: keeps what is finished; a run that was interrupted goes on from there, to the same result.
         seed: of the search for orders, and of the order of the data in `reconstruct`.
         progress: told about all phases.

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from sparsecc.evaluation import Estimate
 
 _DETAILS = """\
-Runs the model in ONNX Runtime on data that no calibration has seen and draws the samples again with replacement
-for an interval that holds 95 % of the draws. With --reference the other model is measured on the same draws, and
-the difference has an interval of its own, which is narrower than those of the two.
+Runs the model in ONNX Runtime on data that no calibration has seen and draws the samples again with
+replacement for an interval that holds 95 % of the draws. With --reference the other model is measured on the
+same draws, and the difference has an interval of its own, which is narrower than those of the two.
 
 perplexity      of ids in `target`, or of each input id given those before it
 classification  per cent of samples whose class is that in `target`
@@ -67,9 +67,8 @@ def run(args: argparse.Namespace) -> int:
         numbers = {name: vars(part) for name, part in shown.items()}
         print(json.dumps({"task": found.task, "samples": found.samples, "seed": args.seed, **numbers}))
         return 0
-    print(
-        f"{found.task}, {found.samples} samples, 95 % of {args.resamples} draws with seed {args.seed} in brackets"
-    )
+    draws = f"95 % of {args.resamples} draws with seed {args.seed} in brackets"
+    print(f"{found.task}, {found.samples} samples, {draws}")
     for name, part in shown.items():
         print(f"  {name:11} {_text(part, UNITS[found.task])}")
     return 0

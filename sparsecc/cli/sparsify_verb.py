@@ -49,7 +49,7 @@ def add(verbs: Verbs) -> None:
     group.add_argument(
         "--gradients",
         action="store_true",
-        help="let gradients of the loss say what an error costs, and layers differ in their sparsity (PyTorch)",
+        help="let gradients say what an error costs, and layers differ in their sparsity (PyTorch)",
     )
     group.add_argument(
         "--reconstruct",
