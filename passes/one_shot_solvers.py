@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,51 @@ DAMPING = 0.01
 """Pull towards the dense weights, as a share of the mean of the diagonal of H."""
 COLUMNS = 128
 """Whose zeros SparseGPT chooses at once."""
-_ITERATIONS, _EVERY, _FIRST_PENALTY = 300, 3, 0.1
-_GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))  # share of the support that changed -> factor
-_REFITS = 40
+_ITERATIONS, _EVERY, _FIRST_PENALTY, _GROWTH = 60, 3, 0.1, 1.3
+_SETTLED = 1e-4  # share of the support that changed since the last penalty
+_REFITS = 20
+
+
+class Inputs:
+    """H of a layer's inputs, and what solvers derive from it; layers that read the same inputs share one.
+
+    Args:
+        gram: H, [groups, columns, columns], without damping.
+        damping: added to the diagonal, as a share of its mean; an input that is always 0 gets 1.
+    """
+
+    def __init__(self, gram: Array, damping: float) -> None:
+        diagonal = np.diagonal(gram, axis1=1, axis2=2)
+        self.added = np.where(diagonal > 0, damping * diagonal.mean(axis=1, keepdims=True), 1.0)
+        self.gram = gram + self.added[:, :, None] * np.eye(gram.shape[1])
+        self.scale = 1 / np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2))[:, None]
+        self._inverses: dict[int, Array] = {}
+
+    @cached_property
+    def scaled(self) -> Array:
+        """H of inputs of norm 1, float32."""
+        return (self.gram * self.scale * self.scale.swapaxes(1, 2)).astype(np.float32)
+
+    @cached_property
+    def upper(self) -> Array:
+        """The upper Cholesky factor of the inverse of H."""
+        return np.linalg.cholesky(np.linalg.inv(self.gram)).swapaxes(1, 2)
+
+    @cached_property
+    def _spectrum(self) -> tuple[Array, Array]:
+        """Eigenvalues [groups, 1, columns] and eigenvectors of `scaled`."""
+        values, vectors = np.linalg.eigh(self.scaled)
+        return np.maximum(values, 0)[:, None], vectors
+
+    def inverse(self, step: int) -> Array:
+        """Of `scaled` with the penalty of a step of ALPS on its diagonal."""
+        if step not in self._inverses:
+            values, vectors = self._spectrum
+            penalty = np.float32(_FIRST_PENALTY * _GROWTH**step)
+            self._inverses[step] = (vectors / (values + penalty)) @ np.ascontiguousarray(
+                vectors.swapaxes(1, 2)
+            )
+        return self._inverses[step]
 
 
 @dataclass(frozen=True)
@@ -33,31 +76,30 @@ class Problem:
 
     Attributes:
         weights: dense, [groups, outputs of a group, columns] float64; zeros stay zeros.
-        gram: H, [groups, columns, columns].
-        target: T, [groups, outputs of a group, columns].
+        inputs: H.
+        target: T, [groups, outputs of a group, columns], with the pull of the damping.
         encoding: the pattern of [groups x outputs, columns].
         sparsity: share of blocks that are zero afterwards.
     """
 
     weights: Array
-    gram: Array
+    inputs: Inputs
     target: Array
     encoding: Encoding
     sparsity: float
 
     @staticmethod
-    def of(
-        weights: Array, gram: Array, target: Array | None, encoding: Encoding, sparsity: float, damping: float
-    ) -> Problem:
-        """With damping; without a target the outputs of the dense weights on the same inputs are wanted.
+    def of(weights: Array, inputs: Inputs, target: Array, encoding: Encoding, sparsity: float) -> Problem:
+        """With damping, which pulls towards the dense weights.
 
         An input that is always 0 keeps its weights out of the sum and from moving.
         """
-        found = weights @ gram if target is None else target
-        diagonal = np.diagonal(gram, axis1=1, axis2=2)
-        added = np.where(diagonal > 0, damping * diagonal.mean(axis=1, keepdims=True), 1.0)
-        damped = gram + added[:, :, None] * np.eye(gram.shape[1])
-        return Problem(weights, damped, found + added[:, None] * weights, encoding, sparsity)
+        return Problem(weights, inputs, target + inputs.added[:, None] * weights, encoding, sparsity)
+
+    @property
+    def gram(self) -> Array:
+        """H with damping, [groups, columns, columns]."""
+        return self.inputs.gram
 
     def error(self, weights: Array) -> float:
         """||Y - W Z||² with damping, less a constant."""
@@ -79,7 +121,7 @@ def wanda(problem: Problem) -> Array:
     if problem.encoding.pattern != "unstructured":
         return np.where(problem.keep(scaled), problem.weights, 0)
     by_row = Encoding.parse("fan-in")
-    rows = Problem(problem.weights, problem.gram, problem.target, by_row, problem.sparsity)
+    rows = Problem(problem.weights, problem.inputs, problem.target, by_row, problem.sparsity)
     return np.where(rows.keep(scaled), problem.weights, 0)
 
 
@@ -91,14 +133,18 @@ def sparsegpt(problem: Problem) -> Array:
     """
     start = np.linalg.solve(problem.gram, problem.target.swapaxes(1, 2)).swapaxes(1, 2)
     start = np.where(problem.weights == 0, 0, start)
-    upper = np.linalg.cholesky(np.linalg.inv(problem.gram)).swapaxes(1, 2)
+    upper = problem.inputs.upper
     found = start.copy()
     count = found.shape[2]
     for low in range(0, count, COLUMNS):
         high = min(low + COLUMNS, count)
         diagonal = np.diagonal(upper, axis1=1, axis2=2)[:, None, low:high]
         part = Problem(
-            problem.weights[:, :, low:high], problem.gram, problem.target, problem.encoding, problem.sparsity
+            problem.weights[:, :, low:high],
+            problem.inputs,
+            problem.target,
+            problem.encoding,
+            problem.sparsity,
         )
         keep = part.keep(found[:, :, low:high] / diagonal)
         errors = np.zeros_like(found[:, :, low:high])
@@ -116,36 +162,34 @@ def sparsegpt(problem: Problem) -> Array:
 def alps(problem: Problem) -> Array:
     """Alternate between all weights and weights in the pattern until the zeros settle (Meng et al. 2024).
 
-    ADMM on inputs scaled to the same norm, with a penalty that grows while the support changes, then
-    conjugate gradients on the support that was found, or on the first one where that is better.
+    ADMM on inputs scaled to the same norm, with a penalty that grows at a fixed pace, so that layers which
+    read the same inputs share its inverses, then conjugate gradients on the support that was found.
     """
-    scale = 1 / np.sqrt(np.diagonal(problem.gram, axis1=1, axis2=2))[:, None]
-    gram = (problem.gram * scale * scale.swapaxes(1, 2)).astype(np.float32)
+    scale, gram = problem.inputs.scale, problem.inputs.scaled
     target = (problem.target * scale).astype(np.float32)
-    values, vectors = np.linalg.eigh(gram)
-    values = np.maximum(values, 0)[:, None]
     sparse = (problem.weights / scale).astype(np.float32)
-    keep = problem.keep(sparse)
-    sparse = np.where(keep, sparse, 0)
-    first = refit(sparse, keep, gram, target)
-    dual, penalty = np.zeros_like(sparse), _FIRST_PENALTY
-    back = np.ascontiguousarray(vectors.swapaxes(1, 2))
-    before = keep
-    for iteration in range(1, _ITERATIONS + 1):
-        free = (((target - dual + penalty * sparse) @ vectors) / (values + penalty)) @ back
-        wanted = free + dual / penalty
-        keep = problem.keep(wanted)
-        sparse = np.where(keep, wanted, 0)
-        dual += penalty * (free - sparse)
+    keep = before = problem.keep(sparse)
+    sparse = np.where(keep, sparse, np.float32(0))
+    dual, inverse, penalty = np.zeros_like(sparse), gram, np.float32(_FIRST_PENALTY)
+    for iteration in range(_ITERATIONS):
         if iteration % _EVERY == 0:
-            changed = np.count_nonzero(keep != before)
-            if not changed:
+            inverse = problem.inputs.inverse(iteration // _EVERY)
+            penalty = np.float32(_FIRST_PENALTY * _GROWTH ** (iteration // _EVERY))
+        sparse -= dual
+        sparse *= penalty
+        sparse += target
+        dual += sparse @ inverse
+        keep = problem.keep(dual)
+        sparse = np.where(keep, dual, np.float32(0))
+        dual -= sparse
+        if iteration % _EVERY == _EVERY - 1:
+            if np.count_nonzero(keep != before) <= _SETTLED * keep.size:
                 break
-            share = changed / max(1, np.count_nonzero(keep))
-            penalty *= next(factor for least, factor in _GROWTH if share >= least)
             before = keep
-    found = [weights * scale for weights in (refit(sparse, keep, gram, target), first)]
-    return min(found, key=problem.error)
+            dual /= np.float32(_GROWTH)
+    found = refit(sparse, keep, gram, target) * scale
+    first = np.where(problem.keep(problem.weights / scale), problem.weights, 0)
+    return min((found, first), key=problem.error)
 
 
 def refit(start: Array, keep: Mask, gram: Array, target: Array, steps: int = _REFITS) -> Array:

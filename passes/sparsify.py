@@ -182,7 +182,7 @@ def keep_mask(matrix: np.ndarray, encoding: Encoding, sparsity: float) -> Mask:
 
 def _keep_blocks(matrix: np.ndarray, encoding: Encoding, sparsity: float) -> Mask:
     """Which blocks of a layer stay: [rows of blocks, columns of blocks]."""
-    scores = _block_scores(matrix, encoding)
+    scores = block_scores(matrix, encoding)
     if encoding.pattern == "n:m":
         groups = scores.reshape(-1, encoding.m)
         return _keep_largest(groups, encoding.n).reshape(scores.shape)
@@ -203,7 +203,7 @@ def _block_of(encoding: Encoding) -> tuple[int, int]:
     return (encoding.rows, encoding.columns) if encoding.pattern == "block" else (1, 1)
 
 
-def _block_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
+def block_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
     """L2 norm of each block over the root of its size, so that smaller blocks at the edge compete fairly."""
     rows, columns = _block_of(encoding)
     if rows * columns == 1:
@@ -221,7 +221,7 @@ def _block_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
 def _fair_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
     """Scores over the root mean square of their layer."""
     scale = float(np.sqrt(np.mean(np.square(matrix, dtype=np.float64))))
-    return _block_scores(matrix, encoding) / max(scale, 1e-30)
+    return block_scores(matrix, encoding) / max(scale, 1e-30)
 
 
 def _keep_best(scores: Scores, sparsity: float) -> Mask:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sparsecc.capture import capture
     from sparsecc.compiler import Artifact, compile
     from sparsecc.compressor import CompressResult, compress
+    from sparsecc.evaluation import Evaluation, evaluate
     from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
     from sparsecc.passes.prune_plan import PrunePlan
@@ -33,6 +34,7 @@ __all__ = [
     "Artifact",
     "Calibration",
     "CompressResult",
+    "Evaluation",
     "Pipeline",
     "PrunePlan",
     "PruneResult",
@@ -43,6 +45,7 @@ __all__ = [
     "compile",
     "compress",
     "errors",
+    "evaluate",
     "groups",
     "load",
     "prune",
@@ -59,6 +62,7 @@ _HOMES = {
     "Artifact": "sparsecc.compiler",
     "Calibration": "sparsecc.passes.criteria",
     "CompressResult": "sparsecc.compressor",
+    "Evaluation": "sparsecc.evaluation",
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",
     "PruneResult": "sparsecc.pruner",
@@ -68,6 +72,7 @@ _HOMES = {
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
     "compress": "sparsecc.compressor",
+    "evaluate": "sparsecc.evaluation",
     "groups": "sparsecc.axes.groups",
     "load": "sparsecc.artifact.load",
     "prune": "sparsecc.pruner",

@@ -26,7 +26,7 @@ from sparsecc.passes.base import Context
 from sparsecc.passes.criteria import Calibration
 from sparsecc.passes.criteria.linear_layers import linear_layers
 from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
-from sparsecc.passes.one_shot import one_shot
+from sparsecc.passes.one_shot import OneShot, one_shot
 from sparsecc.quantizer import quantize
 from sparsecc.sparsifier import LayerZeros, zeros_of
 
@@ -39,7 +39,7 @@ SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 TOLERANCE = 0.1
 """By how much the measured latency may miss the one that was asked for."""
 _ROUNDS, _NEAR = 8, 0.03
-_DRAFT = "sparsegpt"
+_DRAFT = OneShot("sparsegpt", regress=False)
 """Shows what an option costs: an order of magnitude faster than ALPS."""
 
 
@@ -282,7 +282,7 @@ class _Search:
         if sample is None:
             result = item.apply(copy, Context())
         else:
-            result = one_shot(self._model, copy, item, sample, method=_DRAFT, regress=False)
+            result = one_shot(self._model, copy, item, sample, _DRAFT)
         self._refusals.update({refusal.where: refusal for refusal in result.refusals})
         return copy
 
@@ -299,7 +299,7 @@ class _Search:
                 item.apply(copy, Context())
         elif items:
             one_shot(
-                self._model, copy, items, self._data, method=method,
+                self._model, copy, items, self._data, OneShot(method),
                 progress=lambda done, total: self._tell("fit", done, total),
             )  # fmt: skip
         return copy

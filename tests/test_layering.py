@@ -17,6 +17,7 @@ PUBLIC = (
     "arrays",
     "timing",
     "sparsifier",
+    "evaluation",
     "quantizer",
     "peers",
     "peer_process",

@@ -30,6 +30,7 @@ VERBS = (
     "compile",
     "run",
     "bench",
+    "eval",
     "inspect",
     "targets",
     "passes",

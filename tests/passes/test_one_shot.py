@@ -16,8 +16,8 @@ from sparsecc.ir import evaluate, verify
 from sparsecc.ir.encoding import Encoding, as_matrix, fits, get_encoding
 from sparsecc.ir.weights import weight_uses
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.one_shot import one_shot
-from sparsecc.passes.one_shot_solvers import SOLVERS, Problem, refit, sparsegpt, wanda
+from sparsecc.passes.one_shot import OneShot, one_shot
+from sparsecc.passes.one_shot_solvers import SOLVERS, Inputs, Problem, refit, sparsegpt, wanda
 from sparsecc.passes.sparsify import Sparsify, keep_mask
 
 PATTERNS = ["unstructured", "2:4", "2x1", "4x1", "4x4", "fan-in"]
@@ -29,7 +29,12 @@ def problem(pattern: str, outputs: int = 24, columns: int = 32, seed: int = 0, z
     weights = rng.standard_normal((2, outputs, columns)) * (rng.random((2, outputs, columns)) >= zeros)
     mixing = rng.standard_normal((2, columns, columns)) * rng.uniform(0.1, 3, (2, 1, columns))
     inputs = rng.standard_normal((2, 4 * columns, columns)) @ mixing
-    return Problem.of(weights, inputs.swapaxes(1, 2) @ inputs, None, Encoding.parse(pattern), 0.5, 0.01)
+    return dense_problem(weights, inputs.swapaxes(1, 2) @ inputs, pattern)
+
+
+def dense_problem(weights: np.ndarray, gram: np.ndarray, pattern: str, damping: float = 0.01) -> Problem:
+    """Half of the weights go, and the outputs of the dense ones are wanted."""
+    return Problem.of(weights, Inputs(gram, damping), weights @ gram, Encoding.parse(pattern), 0.5)
 
 
 def magnitude(case: Problem) -> np.ndarray:
@@ -68,7 +73,7 @@ def test_each_method_beats_the_one_before(pattern: str, seed: int) -> None:
 def test_independent_inputs_are_magnitude() -> None:
     """With H = I nothing can be made up for, and what is least goes."""
     weights = np.random.default_rng(0).standard_normal((1, 8, 32))
-    case = Problem.of(weights, np.eye(32)[None] * 7, None, Encoding.parse("4x1"), 0.5, 0.01)
+    case = dense_problem(weights, np.eye(32)[None] * 7, "4x1")
     for method in SOLVERS.values():
         np.testing.assert_allclose(method(case), magnitude(case), atol=1e-5)
 
@@ -76,7 +81,7 @@ def test_independent_inputs_are_magnitude() -> None:
 def test_wanda_by_hand() -> None:
     weights = np.array([[[3.0, 2.0, -1.0, 4.0], [1.0, 1.0, 1.0, 1.0]]])
     gram = np.diag([1.0, 9.0, 100.0, 0.01])[None]
-    case = Problem.of(weights, gram, None, Encoding.parse("unstructured"), 0.5, 1e-9)
+    case = dense_problem(weights, gram, "unstructured", 1e-9)
     assert np.array_equal(wanda(case), [[[0, 2, -1, 0], [0, 1, 1, 0]]])
 
 
@@ -109,7 +114,7 @@ def test_alps_finds_the_best_support_of_small_problems() -> None:
     best = 0
     for seed in range(30):
         case = problem("unstructured", outputs=1, columns=6, seed=seed)
-        one = Problem(case.weights[:1], case.gram[:1], case.target[:1], case.encoding, 0.5)
+        one = Problem(case.weights[:1], Inputs(case.gram[:1], 1e-12), case.target[:1], case.encoding, 0.5)
         errors: list[float] = []
         for support in itertools.combinations(range(6), 3):
             chosen = list(support)
@@ -154,7 +159,7 @@ def test_networks(name: str, pattern: str) -> None:
     losses = {"magnitude": lost(plain.model, model, shape)}
     for method in SOLVERS:
         found = model.clone()
-        result = one_shot(model, found, item, data, method=method)
+        result = one_shot(model, found, item, data, OneShot(method))
         assert not verify(found)
         assert [r.code for r in result.refusals] == [r.code for r in plain.refusals]
         for use in weight_uses(found):
@@ -175,7 +180,7 @@ def test_errors_of_the_layers_before_are_repaired() -> None:
     for regress in (True, False):
         found = model.clone()
         item = Sparsify(pattern="unstructured", sparsity=0.5, min_size=0)
-        one_shot(model, found, item, Calibration(inputs(shape, 12)), method="alps", regress=regress)
+        one_shot(model, found, item, Calibration(inputs(shape, 12)), OneShot(regress=regress))
         losses.append(lost(found, model, shape))
     assert losses[0] < losses[1]
 
