@@ -141,7 +141,7 @@ class _Model:
         item = Sparsify(pattern, -1.0 if ":" in pattern else sparsity)
         dense = self.dense.clone()
         if method.permute:
-            Permute(pattern, item.sparsity).reorder(dense, Context())
+            Permute(pattern, item.sparsity).reorder(dense, Context(), squares=squares)
             squares = squared_gradients(dense, linear_layers(dense)[0], self.data)
         sparse = dense.clone()
         if options is None:

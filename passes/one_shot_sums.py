@@ -19,7 +19,7 @@ Batch = Mapping[str, np.ndarray]
 
 @dataclass
 class Sums:
-    """Products over the data, of inputs with a constant one behind them where the layer has a bias.
+    """Products over the data, of inputs with a constant one behind them.
 
     Attributes:
         gram: Z Z' of the sparse model's inputs, [groups, n, n] float64.
@@ -68,8 +68,8 @@ class Pair:
         Raises:
             VerificationError: an input is NaN or infinite.
         """
-        layer, constant = self.sparse, self.sparse.bias is not None
-        size = layer.columns + constant
+        layer = self.sparse
+        size = layer.columns + 1
         others = self._known(fronts)
         gram, cross = (np.zeros((layer.groups, size, size)) for _ in range(2))
         outputs = layer.shape[layer.axis] // layer.groups
@@ -77,7 +77,7 @@ class Pair:
         sums = Sums(gram, cross if self.regress else gram, lost)
         for number, (left, right) in enumerate(self.read(fronts)):
             _check(layer.name, layer.input_names, right, number)
-            pieces = rows(layer, right, constant, dtype=np.float32)
+            pieces = rows(layer, right, True, dtype=np.float32)
             if not self.regress:
                 for z in pieces:
                     gram += z.transpose(0, 2, 1) @ z
@@ -86,7 +86,7 @@ class Pair:
             _check(layer.name, self.dense.input_names, left, number)
             gap = None if others is None else _rows_of(left[others[0]] - right[others[1]], layer)
             place = 0
-            for x, z in zip(rows(self.dense, left, constant, dtype=np.float32), pieces, strict=True):
+            for x, z in zip(rows(self.dense, left, True, dtype=np.float32), pieces, strict=True):
                 gram += z.transpose(0, 2, 1) @ z
                 cross += x.transpose(0, 2, 1) @ z
                 if lost is not None and gap is not None:
