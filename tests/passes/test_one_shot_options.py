@@ -19,6 +19,7 @@ from sparsecc.ir import evaluate, verify
 from sparsecc.ir.edit import constant_of
 from sparsecc.ir.encoding import Encoding, get_encoding
 from sparsecc.ir.quantized import quantized_of
+from sparsecc.passes.base import Context
 from sparsecc.passes.criteria import Calibration
 from sparsecc.passes.criteria.linear_layers import linear_layers
 from sparsecc.passes.frontier import Frontier
@@ -28,6 +29,7 @@ from sparsecc.passes.one_shot_codes import on_grid
 from sparsecc.passes.one_shot_importance import layer_shares, output_importance, squared_gradients
 from sparsecc.passes.one_shot_solvers import Inputs, Problem, alps
 from sparsecc.passes.one_shot_sums import Pair
+from sparsecc.passes.permute import Permute
 from sparsecc.passes.sparsify import Sparsify
 
 RESIDUAL = """(float[4,24] x) => (float y) {
@@ -138,6 +140,31 @@ def test_n_m_has_its_own_sparsity_in_every_layer() -> None:
     assert layer_shares(layers, ones, Encoding.parse("2:4"), 0.5) == {}
     np.testing.assert_allclose(output_importance(np.ones((3, 4))), 1)
     assert output_importance(np.diag([9.0, 3, 0])).ravel() == pytest.approx([2.25, 0.75, 0.05])
+
+
+def test_orders_by_what_the_loss_would_miss() -> None:
+    """Every other feature inside counts a hundred times: reordered they share blocks, and the numbers stay."""
+    text, weights = "(float[4,24] x) => (float y) { a1 = MatMul(x, a)  a2 = Relu(a1)  y = MatMul(a2, b) }", {
+        "a": (24, 64), "b": (64, 24),
+    }  # fmt: skip
+    dense = graph(text, weights)
+    squares = {
+        "a": np.where(np.arange(64) % 2, 100.0, 1.0)[:, None] + np.zeros((64, 24)),
+        "b": np.ones((24, 64)),
+    }
+    model = dense.clone()
+    item = Permute("4x1", 0.5, min_size=0)
+    assert item.reorder(model, Context(), squares=squares).changed
+    for batch in inputs(SHAPE, 2):
+        wanted = evaluate(dense, batch)["y"]
+        np.testing.assert_allclose(evaluate(model, batch)["y"], wanted, atol=1e-4 * np.abs(wanted).max())
+    before, after = arrays(dense)["a"].T, arrays(model)["a"].T
+    places = [int(np.abs(before - row).sum(axis=1).argmin()) for row in after]
+    alike = [len({place % 2 for place in places[start : start + 4]}) == 1 for start in range(0, 64, 4)]
+    assert np.mean(alike) > 0.8
+    by_size = dense.clone()
+    item.reorder(by_size, Context())
+    assert not np.array_equal(arrays(by_size)["a"], arrays(model)["a"])
 
 
 def test_codes_are_on_the_grid_and_none_is_better_alone() -> None:
