@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -33,18 +34,18 @@ class _Logits(nn.Module):
         from transformers import LlamaConfig, LlamaForCausalLM
 
         super().__init__()
-        config = LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=1280,
-            intermediate_size=3456,
-            num_hidden_layers=24,
-            num_attention_heads=20,
-            num_key_value_heads=20,
-            tie_word_embeddings=True,
-            attn_implementation="eager",
-        )
+        options: dict[str, Any] = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 1280,
+            "intermediate_size": 3456,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 20,
+            "num_key_value_heads": 20,
+            "tie_word_embeddings": True,
+            "attn_implementation": "eager",
+        }
         torch.manual_seed(0)
-        self.model = LlamaForCausalLM(config).eval()
+        self.model = LlamaForCausalLM(LlamaConfig(**options)).eval()
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.model(input_ids=input_ids, use_cache=False).logits

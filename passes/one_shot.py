@@ -7,7 +7,7 @@ before, which are sparse already, leave.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class OneShot:
 def one_shot(
     dense: ir.Model,
     model: ir.Model,
-    item: Sparsify,
+    item: Sparsify | Sequence[Sparsify],
     calibration: Calibration,
     options: OneShot | None = None,
     *,
@@ -98,7 +98,7 @@ def one_shot(
     Args:
         dense: what the outputs shall stay like; not changed.
         model: a copy of it, whose weights are replaced.
-        item: pattern, sparsity per layer, and what to leave alone.
+        item: pattern, sparsity per layer, and what to leave alone; or several, each for layers of its own.
         calibration: inputs; targets are used for gradients only.
         options: ALPS without gradients, if None.
         squares: of `squared_gradients`, where they are known, for the gradients of the options.
@@ -107,26 +107,28 @@ def one_shot(
         progress: told about every layer.
 
     Raises:
-        UsageError: a global scope, data that do not fit the model, or a folder of another run.
+        UsageError: a global scope, data that do not fit the model, a folder of another run, or a layer that
+            two items are for.
         VerificationError: ONNX Runtime cannot run the model on the data, or values inside are not finite.
     """
     options = options or OneShot()
-    if item.scope != "layer":
+    items = (item,) if isinstance(item, Sparsify) else tuple(item)
+    if any(one.scope != "layer" for one in items):
         raise UsageError(f"method {options.method} has a sparsity per layer; a global scope is for magnitude")
-    chosen, refusals = item.layers(model)
-    wanted = {layer.use.value for layer in chosen}
+    chosen, refusals = _chosen(model, items)
     layers, left_out = linear_layers(model)
     places = {node: number for number, node in enumerate(model.graph)}
-    todo = [layer for layer in layers if layer.value in wanted and layer.columns <= MAX_COLUMNS]
+    todo = [layer for layer in layers if layer.value in chosen and layer.columns <= MAX_COLUMNS]
     todo.sort(key=lambda layer: places[layer.uses[0].node])
     done = {layer.value for layer in todo}
     whys = {refusal.where: refusal for refusal in left_out}
-    more = [_refusal(value, whys) for value in (layer.use.value for layer in chosen) if value not in done]
+    more = [_refusal(value, whys) for value in chosen if value not in done]
     state = None
     if folder is not None:
-        state = State(folder, fingerprint(dense, calibration, (item, options)))
+        state = State(folder, fingerprint(dense, calibration, (*items, options)))
     before = {layer.name: layer for layer in linear_layers(dense)[0]}
-    run = _Run(item, options, model, before, (Frontier(dense, calibration), Frontier(model, calibration)))
+    by_name = {layer.name: chosen[layer.value] for layer in todo}
+    run = _Run(by_name, options, model, before, (Frontier(dense, calibration), Frontier(model, calibration)))
     if options.gradients or options.method == "gblm":
         twins = [before[layer.name] for layer in todo]
         run.weigh(twins, squares or squared_gradients(dense, twins, calibration))
@@ -172,6 +174,22 @@ def _notes(layers: list[LinearLayer], ratios: list[float]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _chosen(
+    model: ir.Model, items: Sequence[Sparsify]
+) -> tuple[dict[ir.Value, Sparsify], tuple[Refusal, ...]]:
+    """The weights that are made sparse and by which item, and why others that are meant are not."""
+    chosen: dict[ir.Value, Sparsify] = {}
+    refusals: list[Refusal] = []
+    for item in items:
+        layers, more = item.layers(model)
+        refusals += more
+        for layer in layers:
+            if layer.use.value in chosen:
+                raise UsageError(f"{layer.use.layer} is to be made sparse twice")
+            chosen[layer.use.value] = item
+    return chosen, tuple(refusals)
+
+
 def _refusal(value: ir.Value, whys: dict[str, Refusal]) -> Refusal:
     name = value.name or ""
     if name in whys:
@@ -186,7 +204,7 @@ class _Run:
     """Solves layers, and blocks of them.
 
     Attributes:
-        item: the pattern.
+        items: pattern and sparsity, by the name of the layer.
         options: the method.
         model: the sparse one.
         before: layers of the dense model by name.
@@ -198,7 +216,7 @@ class _Run:
         changed: arrays of the last block, by initializer.
     """
 
-    item: Sparsify
+    items: Mapping[str, Sparsify]
     options: OneShot
     model: ir.Model
     before: dict[str, LinearLayer]
@@ -218,7 +236,9 @@ class _Run:
         if not self.options.gradients:
             return
         self.importance = {name: output_importance(squares[name]) for name in names}
-        self.shares = layer_shares(twins, squares, self.item.encoding(), self.item.sparsity)
+        for item in dict.fromkeys(self.items.values()):
+            those = [twin for twin in twins if self.items[twin.name] == item]
+            self.shares |= layer_shares(those, squares, item.encoding(), item.sparsity)
 
     def block(self, block: Block, tell: Callable[[int], None]) -> None:
         """Solve the layers of a block one after the other, and fit them together if asked to."""
@@ -229,9 +249,7 @@ class _Run:
         mark = right.mark() if fit and output else None
         for number, layer in enumerate(block.layers):
             tell(number)
-            pair = Pair(
-                self.before[layer.name], layer, self.options.regress and self.options.method != "wanda"
-            )
+            pair = self._pair(layer)
             # queries, keys and values read the same inputs
             if self._last is None or self._last[0] != pair.key or layer.window > 1:
                 sums = pair.sums(self.fronts)
@@ -283,7 +301,8 @@ class _Run:
 
     def layer(self, twin: LinearLayer, layer: LinearLayer, sums: Sums, inputs: Inputs) -> None:
         """Replace a layer's weight, and its bias where it has one."""
-        count, encoding = layer.columns, self.item.encoding()
+        item = self.items[layer.name]
+        count, encoding = layer.columns, item.encoding()
         weights = twin.matrix
         aim = weights @ sums.cross[:, :count]
         if sums.lost is not None:
@@ -292,7 +311,7 @@ class _Run:
         if layer.bias is not None:  # the bias that is best for any weights, put in
             target = target - outputs @ mean.swapaxes(1, 2) / sums.rows
         order = _order(layer)
-        share = self.shares.get(layer.name, self.item.sparsity)
+        share = self.shares.get(layer.name, item.sparsity)
         rows = np.sqrt(self.importance.get(layer.name, np.ones((1, 1))))
         rows = np.broadcast_to(rows, (layer.shape[layer.axis], 1)).reshape(layer.groups, -1, 1)
         dense, aim = weights[:, :, order], target[:, :, order]
@@ -318,7 +337,7 @@ class _Run:
             self.changed[layer.bias.name or ""] = array
 
     def _write(self, layer: LinearLayer, array: np.ndarray) -> None:
-        encoding = self.item.encoding()
+        encoding = self.items[layer.name].encoding()
         replace_constant(layer.value, array)
         found = encoding if fits(array, encoding, layer.axis) else encoding_of(array, layer.axis)
         set_encoding(layer.value, found)

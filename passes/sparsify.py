@@ -57,6 +57,7 @@ class Sparsify(Pass):
         scope: layer or global.
         skip: layer or parameter names to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
+        only: names or globs of the layers that this is for; all where there are none.
     """
 
     pattern: str = "unstructured"
@@ -64,6 +65,7 @@ class Sparsify(Pass):
     scope: str = "layer"
     skip: tuple[str, ...] = ()
     min_size: int = 1024
+    only: tuple[str, ...] = ()
 
     name: ClassVar[str] = "sparsify"
     summary: ClassVar[str] = "zero weights of least magnitude in a pattern"
@@ -119,11 +121,13 @@ class Sparsify(Pass):
         return PassResult(bool(chosen), refusals, tuple(notes))
 
     def layers(self, model: ir.Model) -> tuple[list[Layer], tuple[Refusal, ...]]:
-        """The weights that are made sparse, in the graph's order, and why the others are not."""
+        """The weights that are made sparse, in the graph's order, and why others that are meant are not."""
         encoding = self.encoding()
         layers: dict[ir.Value, Layer] = {}
         refusals: dict[ir.Value, Refusal] = {}
         for use in weight_uses(model):
+            if self.only and not use.is_named(self.only):
+                continue
             refusal = self._refusal(use, encoding)
             if refusal is not None:
                 refusals[use.value] = refusal

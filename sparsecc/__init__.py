@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sparsecc.axes.rules.registry import register_rule
     from sparsecc.capture import capture
     from sparsecc.compiler import Artifact, compile
+    from sparsecc.compressor import CompressResult, compress
     from sparsecc.evaluation import Evaluation, evaluate
     from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Artifact",
     "Calibration",
+    "CompressResult",
     "Evaluation",
     "Pipeline",
     "PrunePlan",
@@ -41,6 +43,7 @@ __all__ = [
     "TuneResult",
     "capture",
     "compile",
+    "compress",
     "errors",
     "evaluate",
     "groups",
@@ -58,6 +61,7 @@ __all__ = [
 _HOMES = {
     "Artifact": "sparsecc.compiler",
     "Calibration": "sparsecc.passes.criteria",
+    "CompressResult": "sparsecc.compressor",
     "Evaluation": "sparsecc.evaluation",
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",
@@ -67,6 +71,7 @@ _HOMES = {
     "TuneResult": "sparsecc.tuner",
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
+    "compress": "sparsecc.compressor",
     "evaluate": "sparsecc.evaluation",
     "groups": "sparsecc.axes.groups",
     "load": "sparsecc.artifact.load",

@@ -25,6 +25,7 @@ PUBLIC = (
     "measurement",
     "compiler",
     "latency",
+    "compressor",
     "tuner",
     "pruner",
     "",

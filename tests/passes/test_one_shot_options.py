@@ -143,7 +143,7 @@ def test_n_m_has_its_own_sparsity_in_every_layer() -> None:
 
 
 def test_orders_by_what_the_loss_would_miss() -> None:
-    """Every other feature inside counts a hundred times: reordered they share blocks, and the numbers stay."""
+    """Every other feature counts a hundred times: reordered they share blocks, and the numbers stay."""
     text, weights = "(float[4,24] x) => (float y) { a1 = MatMul(x, a)  a2 = Relu(a1)  y = MatMul(a2, b) }", {
         "a": (24, 64), "b": (64, 24),
     }  # fmt: skip
