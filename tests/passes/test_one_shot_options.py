@@ -93,6 +93,31 @@ def test_what_a_residual_connection_lost_is_wanted_of_the_layer_behind() -> None
     np.testing.assert_allclose(sums.lost[0], wanted, rtol=1e-4, atol=1e-3)
 
 
+def test_batch_normalisation_in_a_residual_connection() -> None:
+    """The layer in front of it must lose D over the scale of the normalisation."""
+    text = """(float[2,8,5,5] x) => (float y) {
+        a1 = Conv(x, a)  b1 = Conv(a1, b)  b2 = BatchNormalization(b1, s, t, m, v)  y = Add(a1, b2) }"""
+    weights: Weights = {
+        "a": (8, 8, 1, 1), "b": (8, 8, 1, 1), "s": np.linspace(0.5, 4, 8).astype(np.float32), "t": (8,),
+        "m": (8,), "v": np.linspace(3, 1, 8).astype(np.float32),
+    }  # fmt: skip
+    dense = graph(text, weights)
+    found = dense.clone()
+    array = constant_of(found.graph.initializers["a"])
+    assert array is not None
+    found.graph.initializers["a"].const_value = ir.tensor(array * 0.9, name="a")
+    data = Calibration(inputs((2, 8, 5, 5), 2))
+    left, right = ({layer.name: layer for layer in linear_layers(m)[0]} for m in (dense, found))
+    sums = Pair(left["b"], right["b"], True).sums((Frontier(dense, data), Frontier(found, data)))
+    wanted = np.zeros((8, 9))
+    for batch in inputs((2, 8, 5, 5), 2):
+        z = np.einsum("oi,nihw->nhwo", 0.9 * array[:, :, 0, 0], batch["x"]).reshape(-1, 8)
+        scale = np.linspace(0.5, 4, 8) / np.sqrt(np.linspace(3, 1, 8) + 1e-5)
+        wanted += (z / 9 / scale).T @ np.concatenate([z, np.ones((len(z), 1))], axis=1)
+    assert sums.lost is not None
+    np.testing.assert_allclose(sums.lost[0], wanted, rtol=1e-3, atol=1e-2)
+
+
 def test_residual_connections_are_repaired() -> None:
     assert lost(sparse(OneShot()), network()) < 0.8 * lost(sparse(OneShot(regress=False)), network())
 
