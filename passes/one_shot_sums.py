@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from sparsecc.errors import VerificationError
+from sparsecc.errors import UsageError, VerificationError
 from sparsecc.ir.edit import attribute_float, constant_of, only_consumer, operand_other_than
 from sparsecc.passes.criteria.linear_layers import LinearLayer
 from sparsecc.passes.criteria.moments import rows
@@ -69,6 +69,7 @@ class Pair:
         """One pass over the data; the fronts move up to the layers.
 
         Raises:
+            UsageError: the data are empty.
             VerificationError: an input is NaN or infinite.
         """
         layer = self.sparse
@@ -102,6 +103,10 @@ class Pair:
                     lost += gap[:, place : place + z.shape[1]].transpose(0, 2, 1) @ z
                 place += z.shape[1]
                 sums.rows += z.shape[1]
+        if not sums.rows:
+            raise UsageError(
+                f"the calibration data have no row for layer {layer.name}; give at least one sample"
+            )
         return sums
 
     def _known(self, fronts: tuple[Frontier, Frontier]) -> tuple[str, str] | None:

@@ -310,6 +310,19 @@ def test_values_that_are_not_finite_name_the_layer() -> None:
         one_shot(dense, dense.clone(), ITEM, Calibration(inputs(SHAPE, 2)))
 
 
+def test_a_layer_without_calibration() -> None:
+    model = graph("(float[n,24] x) => (float y) { y = MatMul(x, a) }", {"a": (24, 24)})
+    empty = Calibration([{"x": np.zeros((0, 24), np.float32)}])
+    with pytest.raises(UsageError, match="no row for layer a"):
+        one_shot(model, model.clone(), ITEM, empty)
+
+
+def test_a_sparsity_that_the_pattern_cannot_reach() -> None:
+    data = Calibration(inputs(SHAPE, 1))
+    with pytest.raises(UsageError, match=r"fixes the sparsity at 0.5, not 0.7"):
+        sparsecc.sparsify(network(), "2:4", 0.7, method="alps", calibration=data)
+
+
 def test_bad_options() -> None:
     data = Calibration(inputs(SHAPE, 1))
     with pytest.raises(UsageError, match="32, 8 or 4 bits, not 5"):
