@@ -28,12 +28,14 @@ from sparsecc.passes.criteria.linear_layers import linear_layers
 from sparsecc.passes.one_shot import OneShot, one_shot
 from sparsecc.passes.one_shot_blocks import Reconstruction
 from sparsecc.passes.one_shot_importance import squared_gradients
+from sparsecc.passes.one_shot_state import fingerprint
 from sparsecc.passes.permute import Permute
 from sparsecc.passes.sparsify import Sparsify
 from sparsecc.quantizer import quantize
 from sparsecc.sparsifier import zeros_of
 
 RESULTS = Path(__file__).parent / "results" / "one-shot.json"
+CACHE = Path.home() / ".cache" / "sparsecc-bench"
 Json = dict[str, Any]
 
 
@@ -57,6 +59,8 @@ _BLOCKS = OneShot(gradients=True, reconstruction=Reconstruction(epochs=4))
 METHODS: dict[str, Method] = {
     "magnitude": Method(None),
     "wanda": Method(OneShot("wanda")),
+    "gblm": Method(OneShot("gblm")),
+    "dsnot": Method(OneShot("dsnot")),
     "sparsegpt": Method(OneShot("sparsegpt", regress=False)),
     "alps": Method(OneShot(regress=False)),
     "alps-dense": Method(OneShot()),
@@ -72,17 +76,18 @@ CELLS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("smollm2-135m", "unstructured", 0.5, _MAIN),
     ("minilm", "unstructured", 0.5, ("wanda", "sparsegpt", *_MAIN)),
     ("minilm", "4x1", 0.5, _MAIN),
-    ("efficientnet-lite0", "unstructured", 0.5, ("wanda", "sparsegpt", *_MAIN)),
-    ("efficientnet-lite0", "4x1", 0.5, _MAIN),
-    ("smollm2-135m", "2:4", 0.5, _MAIN),
-    ("smollm2-135m", "2x1", 0.5, _MAIN),
     ("smollm2-135m", "4x1", 0.5, ("alps-blocks",)),
+    ("efficientnet-lite0", "unstructured", 0.5, _MAIN),
+    ("efficientnet-lite0", "4x1", 0.5, _MAIN),
+    ("smollm2-135m", "2x1", 0.5, _MAIN),
+    ("smollm2-135m", "2:4", 0.5, _MAIN),
+    ("smollm2-135m", "unstructured", 0.5, ("alps-blocks",)),
+    ("smollm2-135m", "4x1", 0.5, ("alps-permuted",)),
     ("smollm2-135m", "unstructured", 0.3, _MAIN),
     ("smollm2-135m", "4x1", 0.3, _MAIN),
-    ("smollm2-135m", "unstructured", 0.5, ("wanda", "sparsegpt", "alps-int8")),
-    ("smollm2-135m", "unstructured", 0.5, ("alps-blocks",)),
+    ("smollm2-135m", "unstructured", 0.5, ("wanda", "gblm", "dsnot", "sparsegpt", "alps-int8")),
+    ("efficientnet-lite0", "unstructured", 0.5, ("wanda", "sparsegpt")),
     ("smollm2-135m", "2x1", 0.5, ("alps-blocks",)),
-    ("smollm2-135m", "4x1", 0.5, ("alps-permuted",)),
     ("smollm2-135m", "1x16", 0.5, ("magnitude", "alps-blocks-int4")),
 )
 """Task, pattern, sparsity and methods, in the order in which they are measured."""
@@ -130,18 +135,28 @@ class _Model:
 
     @cached_property
     def squares(self) -> Mapping[str, np.ndarray]:
-        """Squared gradients, which do not depend on the pattern."""
-        return squared_gradients(self.dense, linear_layers(self.dense)[0], self.data)
+        """Squared gradients, which do not depend on the pattern; kept in a file, by weights and data."""
+        path = CACHE / f"squares-{fingerprint(self.dense, self.data, ())[:16]}.npz"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = squared_gradients(self.dense, linear_layers(self.dense)[0], self.data)
+            with path.with_suffix(".part").open("wb") as file:
+                np.savez(file, allow_pickle=False, **found)
+            os.replace(path.with_suffix(".part"), path)
+        with np.load(path) as stored:
+            return dict(stored)
 
     def cell(self, method: Method, pattern: str, sparsity: float) -> Json:
         """The score of one pattern, sparsity and method, the share of zeros, and how long it took."""
         options = method.options
-        squares = self.squares if options is not None and options.gradients else None
+        squares = None
+        if options is not None and (options.gradients or options.method == "gblm"):
+            squares = self.squares
         start = time.perf_counter()
         item = Sparsify(pattern, -1.0 if ":" in pattern else sparsity)
         dense = self.dense.clone()
         if method.permute:
-            Permute(pattern, item.sparsity).reorder(dense, Context())
+            Permute(pattern, item.sparsity).reorder(dense, Context(), squares=squares)
             squares = squared_gradients(dense, linear_layers(dense)[0], self.data)
         sparse = dense.clone()
         if options is None:

@@ -13,6 +13,8 @@ BEGIN, END = "<!-- begin: make one-shot -->", "<!-- end: make one-shot -->"
 LABELS = {
     "magnitude": "magnitude",
     "wanda": "Wanda",
+    "gblm": "GBLM",
+    "dsnot": "DSnoT",
     "sparsegpt": "SparseGPT",
     "alps": "ALPS",
     "alps-dense": "ALPS, dense outputs",

@@ -27,7 +27,7 @@ from sparsecc.passes.frontier import Frontier
 from sparsecc.passes.one_shot_blocks import Block, Reconstruction, blocks, reconstruct_block
 from sparsecc.passes.one_shot_codes import on_grid
 from sparsecc.passes.one_shot_importance import layer_shares, output_importance, squared_gradients
-from sparsecc.passes.one_shot_solvers import DAMPING, SOLVERS, Inputs, Problem
+from sparsecc.passes.one_shot_solvers import DAMPING, MASKS, SOLVERS, Inputs, Problem
 from sparsecc.passes.one_shot_state import State, fingerprint
 from sparsecc.passes.one_shot_sums import Pair, Sums
 from sparsecc.passes.sparsify import Sparsify
@@ -42,11 +42,12 @@ class OneShot:
     """How weights are chosen and fitted.
 
     Attributes:
-        method: wanda (Sun et al. 2024), sparsegpt (Frantar and Alistarh 2023) or alps (Meng et al. 2024).
+        method: wanda (Sun et al. 2024), gblm (Das et al. 2023), dsnot (Zhang et al. 2024), sparsegpt (Frantar
+            and Alistarh 2023) or alps (Meng et al. 2024).
         regress: fit to the outputs of the dense model, which repairs errors of the layers before; else to
             what the dense weights make of the sparse model's inputs, as these papers do. An output that is
             added to another value, as in a residual connection, makes up for what that value has lost, too.
-            Wanda has no choice.
+            Only for sparsegpt and alps, which change weights.
         damping: pull towards the dense weights, as a share of the mean of the diagonal of Z Z'.
         gradients: take the gradients of the loss on the data, through PyTorch, for what an error of each
             output costs, and let the sparsity differ between layers, with as many zeros over all.
@@ -128,7 +129,7 @@ def one_shot(
     before = {layer.name: layer for layer in linear_layers(dense)[0]}
     by_name = {layer.name: chosen[layer.value] for layer in todo}
     run = _Run(by_name, options, model, before, (Frontier(dense, calibration), Frontier(model, calibration)))
-    if options.gradients:
+    if options.gradients or options.method == "gblm":
         twins = [before[layer.name] for layer in todo]
         run.weigh(twins, squares or squared_gradients(dense, twins, calibration))
     tell = progress or _silent
@@ -210,6 +211,7 @@ class _Run:
         fronts: of the dense and of the sparse model.
         importance: of outputs [outputs, 1], by the name of the layer.
         shares: sparsity of layers that have their own.
+        slopes: norms of gradients [outputs, columns], by the name of the layer.
         ratios: of the errors after and before the fit, for each block.
         changed: arrays of the last block, by initializer.
     """
@@ -221,6 +223,7 @@ class _Run:
     fronts: tuple[Frontier, Frontier]
     importance: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     shares: dict[str, float] = field(default_factory=dict[str, float])
+    slopes: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     ratios: list[float] = field(default_factory=list[float])
     changed: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     _last: tuple[object, Sums, Inputs] | None = None
@@ -228,6 +231,10 @@ class _Run:
     def weigh(self, twins: list[LinearLayer], squares: Mapping[str, np.ndarray]) -> None:
         """Learn from squared gradients of the dense layers what counts."""
         names = [twin.name for twin in twins if twin.name in squares]
+        if self.options.method == "gblm":
+            self.slopes = {name: np.sqrt(squares[name]) for name in names}
+        if not self.options.gradients:
+            return
         self.importance = {name: output_importance(squares[name]) for name in names}
         for item in dict.fromkeys(self.items.values()):
             those = [twin for twin in twins if self.items[twin.name] == item]
@@ -257,7 +264,7 @@ class _Run:
             self._last = None
 
     def _pair(self, layer: LinearLayer) -> Pair:
-        regress = self.options.regress and self.options.method != "wanda"
+        regress = self.options.regress and self.options.method not in MASKS
         return Pair(self.before[layer.name], layer, regress)
 
     def restore(self, block: Block, arrays: Mapping[str, np.ndarray]) -> None:
@@ -285,11 +292,12 @@ class _Run:
         """H of a layer's inputs, centred where it has a bias, with columns as in a pattern."""
         count = layer.columns
         gram = sums.gram[:, :count, :count]
-        if layer.bias is not None:
+        if layer.bias is not None and self.options.method not in MASKS:
             mean = sums.gram[:, :count, count:]
             gram = gram - mean @ mean.swapaxes(1, 2) / sums.rows
         order = _order(layer)
-        return Inputs(gram[:, order][:, :, order], self.options.damping)
+        scaled = sums.gram[:, count:, :count] / math.sqrt(max(1, sums.rows))
+        return Inputs(gram[:, order][:, :, order], self.options.damping, scaled[:, :, order])
 
     def layer(self, twin: LinearLayer, layer: LinearLayer, sums: Sums, inputs: Inputs) -> None:
         """Replace a layer's weight, and its bias where it has one."""
@@ -307,7 +315,9 @@ class _Run:
         rows = np.sqrt(self.importance.get(layer.name, np.ones((1, 1))))
         rows = np.broadcast_to(rows, (layer.shape[layer.axis], 1)).reshape(layer.groups, -1, 1)
         dense, aim = weights[:, :, order], target[:, :, order]
-        problem = Problem.of(rows * dense, inputs, rows * aim, encoding, share)
+        slopes = self.slopes.get(layer.name)
+        slopes = None if slopes is None else slopes.reshape(weights.shape)
+        problem = Problem.of(rows * dense, inputs, rows * aim, encoding, share, slopes)
         solved = SOLVERS[self.options.method](problem) / rows
         if self.options.bits < 32:
             solved = on_grid(Problem.of(dense, inputs, aim, encoding, share), solved, self.options.bits)
@@ -317,7 +327,7 @@ class _Run:
         assert tensor is not None
         array = layer.array_of(found.reshape(-1, count)).astype(tensor.dtype.numpy())
         self._write(layer, array)
-        if layer.bias is not None and self.options.method != "wanda":
+        if layer.bias is not None and self.options.method not in MASKS:
             bias = constant_of(layer.bias)
             assert bias is not None
             shift = (outputs - found @ mean).reshape(-1) / sums.rows

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsecc.ir.encoding import Encoding
+from sparsecc.ir.edit import constant_of
+from sparsecc.ir.encoding import Encoding, as_matrix
 from sparsecc.passes.criteria.calibration import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer
 from sparsecc.passes.sparsify import block_scores
@@ -27,7 +28,7 @@ FLOOR = 0.05
 def squared_gradients(
     model: ir.Model, layers: Sequence[LinearLayer], calibration: Calibration
 ) -> dict[str, NDArray[np.float32]]:
-    """Sum over the batches of (dL/dw)², for each layer [outputs, columns], by the initializer's name.
+    """Sum over the batches of (dL/dw)², for each layer [outputs, columns] as in a pattern, by initializer.
 
     Args:
         model: the dense network.
@@ -48,7 +49,7 @@ def squared_gradients(
         for name, tensor in gradient.items():
             total[name].addcmul_(tensor, tensor)
     by_name = {layer.name: layer for layer in layers}
-    return {name: by_name[name].matrix_of(tensor.numpy()) for name, tensor in total.items()}
+    return {name: as_matrix(tensor.numpy(), by_name[name].axis) for name, tensor in total.items()}
 
 
 def output_importance(gradients: Array) -> Array:
@@ -103,10 +104,14 @@ def layer_shares(
     return {layer.name: float(count / size) for layer, count, size in zip(known, found, sizes, strict=True)}
 
 
+def factors(gradients: Array) -> Array:
+    """What the loss makes of an error of each weight: the root of E[(dL/dy)²] E[x²], [outputs, columns]."""
+    rows, columns = (gradients.sum(axis=axis, keepdims=True, dtype=np.float64) for axis in (1, 0))
+    return np.sqrt(rows * columns / max(float(rows.sum()), 1e-300))
+
+
 def _saliency(layer: LinearLayer, gradients: Array, encoding: Encoding) -> Array:
     """The loss without each block, over the batches."""
-    weights = layer.matrix.reshape(gradients.shape)
-    rows, columns = (gradients.sum(axis=axis, keepdims=True, dtype=np.float64) for axis in (1, 0))
-    factors = rows * columns / max(float(rows.sum()), 1e-300)
-    scores = block_scores(weights * np.sqrt(factors), encoding)
-    return scores**2
+    array = constant_of(layer.value)
+    assert array is not None
+    return block_scores(as_matrix(array, layer.axis) * factors(gradients), encoding) ** 2

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecc.errors import UsageError
 from sparsecc.ir.encoding import Encoding
 from sparsecc.passes.sparsify import keep_mask
 
@@ -26,6 +27,7 @@ COLUMNS = 128
 _ITERATIONS, _EVERY, _FIRST_PENALTY, _GROWTH = 60, 3, 0.1, 1.3
 _SETTLED = 1e-4  # share of the support that changed since the last penalty
 _REFITS = 20
+_EXCHANGES = 50
 
 
 class Inputs:
@@ -34,14 +36,25 @@ class Inputs:
     Args:
         gram: H, [groups, columns, columns], without damping.
         damping: added to the diagonal, as a share of its mean; an input that is always 0 gets 1.
+        mean: of each input times the root of the number of rows, [groups, 1, columns].
+
+    Attributes:
+        norms: of each input over the data, [groups, 1, columns].
     """
 
-    def __init__(self, gram: Array, damping: float) -> None:
+    def __init__(self, gram: Array, damping: float, mean: Array | None = None) -> None:
         diagonal = np.diagonal(gram, axis1=1, axis2=2)
+        self.norms = np.sqrt(diagonal)[:, None]
+        self.mean = np.zeros_like(self.norms) if mean is None else mean
         self.added = np.where(diagonal > 0, damping * diagonal.mean(axis=1, keepdims=True), 1.0)
         self.gram = gram + self.added[:, :, None] * np.eye(gram.shape[1])
         self.scale = 1 / np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2))[:, None]
         self._inverses: dict[int, Array] = {}
+
+    @property
+    def variance(self) -> Array:
+        """Of each input, times the number of rows, [groups, 1, columns]."""
+        return self.norms**2 - self.mean**2
 
     @cached_property
     def scaled(self) -> Array:
@@ -80,6 +93,7 @@ class Problem:
         target: T, [groups, outputs of a group, columns], with the pull of the damping.
         encoding: the pattern of [groups x outputs, columns].
         sparsity: share of blocks that are zero afterwards.
+        slopes: norms of the loss's gradients over the batches, [groups, outputs of a group, columns].
     """
 
     weights: Array
@@ -87,14 +101,23 @@ class Problem:
     target: Array
     encoding: Encoding
     sparsity: float
+    slopes: Array | None = None
 
     @staticmethod
-    def of(weights: Array, inputs: Inputs, target: Array, encoding: Encoding, sparsity: float) -> Problem:
+    def of(
+        weights: Array,
+        inputs: Inputs,
+        target: Array,
+        encoding: Encoding,
+        sparsity: float,
+        slopes: Array | None = None,
+    ) -> Problem:
         """With damping, which pulls towards the dense weights.
 
         An input that is always 0 keeps its weights out of the sum and from moving.
         """
-        return Problem(weights, inputs, target + inputs.added[:, None] * weights, encoding, sparsity)
+        pulled = target + inputs.added[:, None] * weights
+        return Problem(weights, inputs, pulled, encoding, sparsity, slopes)
 
     @property
     def gram(self) -> Array:
@@ -117,12 +140,65 @@ def wanda(problem: Problem) -> Array:
 
     Blocks and N:M are chosen by the norms of these products in the whole layer.
     """
-    scaled = problem.weights * np.sqrt(np.diagonal(problem.gram, axis1=1, axis2=2))[:, None]
+    return np.where(_keep_by_output(problem, problem.weights * problem.inputs.norms), problem.weights, 0)
+
+
+def gblm(problem: Problem) -> Array:
+    """As `wanda`, with norms of gradients added to those of the inputs (Das et al. 2023, GBLM-Pruner).
+
+    Both are divided by their root mean square in the layer, in place of the paper's factor for gradients.
+    """
+    norms = np.broadcast_to(problem.inputs.norms, problem.weights.shape)
+    slopes = np.zeros_like(norms) if problem.slopes is None else problem.slopes
+    factors = sum(part / max(float(np.sqrt(np.mean(part**2))), 1e-300) for part in (norms, slopes))
+    return np.where(_keep_by_output(problem, problem.weights * factors), problem.weights, 0)
+
+
+def _keep_by_output(problem: Problem, scored: Array) -> Mask:
     if problem.encoding.pattern != "unstructured":
-        return np.where(problem.keep(scaled), problem.weights, 0)
-    by_row = Encoding.parse("fan-in")
-    rows = Problem(problem.weights, problem.inputs, problem.target, by_row, problem.sparsity)
-    return np.where(rows.keep(scaled), problem.weights, 0)
+        return problem.keep(scored)
+    rows = Problem(
+        problem.weights, problem.inputs, problem.target, Encoding.parse("fan-in"), problem.sparsity
+    )
+    return rows.keep(scored)
+
+
+def dsnot(problem: Problem) -> Array:
+    """Exchange weights of `wanda` for zeros while the mean of an output comes nearer to what it was.
+
+    Zhang et al. 2024, Dynamic Sparse no Training: in each output comes back what lessens the mean error most
+    over the variance of its input, and what has the least |weight| x norm of its input goes, of those that
+    lessen it too; in the same group with N:M.
+
+    Raises:
+        UsageError: a pattern of blocks, in which no single weight can be exchanged.
+    """
+    if problem.encoding.pattern == "block":
+        raise UsageError(
+            "method dsnot exchanges single weights, which blocks have not: choose another method"
+        )
+    keep = _keep_by_output(problem, problem.weights * problem.inputs.norms)
+    means = problem.weights * problem.inputs.mean
+    scaled = np.abs(problem.weights * problem.inputs.norms)
+    gains = means / np.maximum(problem.inputs.variance, 1e-30)
+    size = problem.encoding.m if problem.encoding.pattern == "n:m" else means.shape[2]
+    groups = np.arange(means.shape[2]) // size
+    error = np.where(keep, 0, -means).sum(axis=2, keepdims=True)
+    for _ in range(_EXCHANGES):
+        sign = np.sign(error)
+        back = np.where(keep | (problem.weights == 0), -np.inf, -sign * gains).argmax(axis=2)[..., None]
+        goes = keep & (sign * means > 0) & (groups == groups[back])
+        gone = np.where(goes, scaled, np.inf).argmin(axis=2)[..., None]
+        after = error + np.take_along_axis(means, back, 2) - np.take_along_axis(means, gone, 2)
+        better = np.abs(after) < np.abs(error)
+        better &= np.take_along_axis(goes, gone, 2) & ~np.take_along_axis(keep, back, 2)
+        better &= np.take_along_axis(problem.weights, back, 2) != 0
+        if not better.any():
+            break
+        np.put_along_axis(keep, back, np.take_along_axis(keep, back, 2) | better, 2)
+        np.put_along_axis(keep, gone, np.take_along_axis(keep, gone, 2) & ~better, 2)
+        error = np.where(better, after, error)
+    return np.where(keep, problem.weights, 0)
 
 
 def sparsegpt(problem: Problem) -> Array:
@@ -221,4 +297,12 @@ def refit(start: Array, keep: Mask, gram: Array, target: Array, steps: int = _RE
     return found
 
 
-SOLVERS: dict[str, Callable[[Problem], Array]] = {"wanda": wanda, "sparsegpt": sparsegpt, "alps": alps}
+SOLVERS: dict[str, Callable[[Problem], Array]] = {
+    "wanda": wanda,
+    "gblm": gblm,
+    "dsnot": dsnot,
+    "sparsegpt": sparsegpt,
+    "alps": alps,
+}
+MASKS = ("wanda", "gblm", "dsnot")
+"""Methods that choose zeros and change no weight."""

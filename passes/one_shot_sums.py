@@ -8,18 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from sparsecc.errors import VerificationError
-from sparsecc.ir.edit import constant_of, only_consumer, operand_other_than
+from sparsecc.errors import UsageError, VerificationError
+from sparsecc.ir.edit import attribute_float, constant_of, only_consumer, operand_other_than
 from sparsecc.passes.criteria.linear_layers import LinearLayer
 from sparsecc.passes.criteria.moments import rows
 from sparsecc.passes.frontier import Frontier
 
 Batch = Mapping[str, np.ndarray]
 
+SMALLEST_SCALE = 1e-2
+"""Outputs that a batch normalisation scales by less than this share of the largest repair nothing."""
+
 
 @dataclass
 class Sums:
-    """Products over the data, of inputs with a constant one behind them where the layer has a bias.
+    """Products over the data, of inputs with a constant one behind them.
 
     Attributes:
         gram: Z Z' of the sparse model's inputs, [groups, n, n] float64.
@@ -66,40 +69,55 @@ class Pair:
         """One pass over the data; the fronts move up to the layers.
 
         Raises:
+            UsageError: the data are empty.
             VerificationError: an input is NaN or infinite.
         """
-        layer, constant = self.sparse, self.sparse.bias is not None
-        size = layer.columns + constant
+        layer = self.sparse
+        size = layer.columns + 1
         others = self._known(fronts)
         gram, cross = (np.zeros((layer.groups, size, size)) for _ in range(2))
         outputs = layer.shape[layer.axis] // layer.groups
         lost = None if others is None else np.zeros((layer.groups, outputs, size))
+        scale = _behind(layer)[1]
+        small = np.abs(scale) < SMALLEST_SCALE * np.abs(scale).max()
+        inverse = np.where(small, 0, 1 / np.where(small, 1, scale)).astype(np.float32)
         sums = Sums(gram, cross if self.regress else gram, lost)
         for number, (left, right) in enumerate(self.read(fronts)):
             _check(layer.name, layer.input_names, right, number)
-            pieces = rows(layer, right, constant, dtype=np.float32)
+            pieces = rows(layer, right, True, dtype=np.float32)
             if not self.regress:
                 for z in pieces:
                     gram += z.transpose(0, 2, 1) @ z
                     sums.rows += z.shape[1]
                 continue
             _check(layer.name, self.dense.input_names, left, number)
-            gap = None if others is None else _rows_of(left[others[0]] - right[others[1]], layer)
+            gap = None
+            if others is not None:
+                gap = _rows_of((left[others[0]] - right[others[1]]).astype(np.float32), layer)
+                gap *= inverse.reshape(layer.groups, 1, -1)
             place = 0
-            for x, z in zip(rows(self.dense, left, constant, dtype=np.float32), pieces, strict=True):
+            for x, z in zip(rows(self.dense, left, True, dtype=np.float32), pieces, strict=True):
                 gram += z.transpose(0, 2, 1) @ z
                 cross += x.transpose(0, 2, 1) @ z
                 if lost is not None and gap is not None:
                     lost += gap[:, place : place + z.shape[1]].transpose(0, 2, 1) @ z
                 place += z.shape[1]
                 sums.rows += z.shape[1]
+        if not sums.rows:
+            raise UsageError(
+                f"the calibration data have no row for layer {layer.name}; give at least one sample"
+            )
         return sums
 
     def _known(self, fronts: tuple[Frontier, Frontier]) -> tuple[str, str] | None:
         """What the outputs are added to, where it was computed before the layer."""
         others = self._others()
-        known = others is not None and all(f.holds(name) for f, name in zip(fronts, others, strict=True))
-        return others if known else None
+        if others is None:
+            return None
+        for front, layer, name in zip(fronts, (self.dense, self.sparse), others, strict=True):
+            if not front.holds(name) and name not in layer.input_names:
+                return None
+        return others
 
     def read(self, fronts: tuple[Frontier, Frontier]) -> Iterator[tuple[Batch, Batch]]:
         """Inputs in both models, and what the outputs are added to; moves the fronts up to the layer."""
@@ -125,22 +143,34 @@ def _check(layer: str, names: list[str], values: Batch, number: int) -> None:
 
 
 def _added_to(layer: LinearLayer) -> str | None:
-    """Name of the value that an Add right behind the layer, or behind its bias, adds to its output."""
+    """Name of the value that an Add behind the layer, its bias or batch normalisation adds to its output."""
     if len(layer.uses) != 1:
         return None
-    value = layer.uses[0].node.outputs[0]
-    behind = only_consumer(value)
-    if behind is not None and layer.bias is not None and layer.bias in behind.inputs:
-        if behind.op_type != "Add":
-            return None
-        value = behind.outputs[0]
-        behind = only_consumer(value)
-    if behind is None or behind.domain != "" or behind.op_type != "Add":
+    value = _behind(layer)[0]
+    behind = None if value is None else only_consumer(value)
+    if value is None or behind is None or behind.domain != "" or behind.op_type != "Add":
         return None
     other = operand_other_than(behind, value)
     if other is None or constant_of(other) is not None or not _same_shape(other, value):
         return None
     return other.name
+
+
+def _behind(layer: LinearLayer) -> tuple[ir.Value | None, np.ndarray]:
+    """The output behind the bias or batch normalisation, and what the latter multiplies each output by."""
+    value, ones = layer.uses[0].node.outputs[0], np.ones(layer.shape[layer.axis])
+    behind = only_consumer(value)
+    if behind is None or behind.domain != "":
+        return value, ones
+    if behind.op_type == "BatchNormalization":
+        scale, variance = (constant_of(behind.inputs[place]) for place in (1, 4))
+        if scale is None or variance is None:
+            return None, ones
+        root = np.sqrt(variance.astype(np.float64) + attribute_float(behind, "epsilon", 1e-5))
+        return behind.outputs[0], scale / root
+    if layer.bias is not None and layer.bias in behind.inputs:
+        return behind.outputs[0] if behind.op_type == "Add" else None, ones
+    return value, ones
 
 
 def _same_shape(one: ir.Value, other: ir.Value) -> bool:

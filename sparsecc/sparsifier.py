@@ -14,8 +14,10 @@ from sparsecc.ir.encoding import get_encoding
 from sparsecc.ir.weights import weight_uses
 from sparsecc.passes.base import Context
 from sparsecc.passes.criteria import Calibration
+from sparsecc.passes.criteria.linear_layers import linear_layers
 from sparsecc.passes.one_shot import OneShot, one_shot
 from sparsecc.passes.one_shot_blocks import Reconstruction
+from sparsecc.passes.one_shot_importance import squared_gradients
 from sparsecc.passes.permute import Permute
 from sparsecc.passes.sparsify import Sparsify
 
@@ -91,7 +93,7 @@ def sparsify(
         min_size: weights with fewer elements are left alone.
         permute: first reorder channels, heads and features so that the pattern keeps more; the network
             computes the same. For blocks and N:M only, and with the sparsity of each layer by itself.
-        method: magnitude, or with data wanda, sparsegpt or alps: see `sparsecc.passes.one_shot`. The later
+        method: magnitude, or with data wanda, gblm, dsnot, sparsegpt or alps: see `OneShot`. The later
             ones take more time and keep more accuracy.
         calibration: some batches of inputs like those that the model will see, for these methods.
         gradients: let what an error of each output costs decide too, and the sparsity differ between
@@ -110,7 +112,7 @@ def sparsify(
     """
     if (method == "magnitude") != (calibration is None):
         raise UsageError(
-            f"method {method} needs no calibration data: choose wanda, sparsegpt or alps, or leave them out"
+            f"method {method} needs no calibration data: choose another such as alps, or leave them out"
             if method == "magnitude"
             else f"method {method} needs calibration data: some batches of inputs"
         )
@@ -127,7 +129,10 @@ def sparsify(
     if permute:
         order = Permute(pattern, sparsity, tuple(skip), min_size)
         tell("permute", 0, 1)
-        done = order.reorder(copy, Context(seed), lambda done, total: tell("permute", done, total))
+        squares = None
+        if gradients and calibration is not None:
+            squares = squared_gradients(copy, linear_layers(copy)[0], calibration.cut(copy))
+        done = order.reorder(copy, Context(seed), lambda done, total: tell("permute", done, total), squares)
         refusals, notes = done.refusals, done.notes
     tell("sparsify", 0, 1)
     if calibration is None:

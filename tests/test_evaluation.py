@@ -116,6 +116,7 @@ def test_correlation_with_given_similarities() -> None:
     assert found.score.low < found.score.value < found.score.high
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_bad_input() -> None:
     model, x = linear(np.eye(4)), np.ones((3, 4), np.float32)
     with pytest.raises(UsageError, match="the task is one of"):

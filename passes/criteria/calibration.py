@@ -115,7 +115,7 @@ class Calibration:
                 for number in range(parts):
                     yield {name: pieces[number] for name, pieces in arrays.items()}
 
-        return Calibration(batches, targets)
+        return Calibration(batches, targets, self.loss)
 
     def _cut_targets(self, targets: Sequence[np.ndarray], model: ir.Model) -> list[np.ndarray]:
         batches = self.batches() if callable(self.batches) else self.batches

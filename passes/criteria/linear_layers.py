@@ -84,12 +84,8 @@ class LinearLayer:
     def matrix(self) -> np.ndarray:
         """[groups, outputs of a group, columns] in float64; columns are channels and in each its window."""
         assert self.value.const_value is not None
-        matrix = self.matrix_of(self.value.const_value.numpy())
-        return matrix.astype(np.float64).reshape(self.groups, -1, self.columns)
-
-    def matrix_of(self, array: np.ndarray) -> np.ndarray:
-        """[outputs, columns] of an array of the weight's shape."""
-        return np.moveaxis(array, self.axis, 0).reshape(self.shape[self.axis], -1)
+        moved = np.moveaxis(self.value.const_value.numpy(), self.axis, 0)
+        return moved.astype(np.float64).reshape(self.groups, -1, self.columns)
 
     def array_of(self, matrix: np.ndarray) -> np.ndarray:
         """The weight of the layer's shape from [outputs, columns]."""

@@ -43,7 +43,7 @@ def add(verbs: Verbs) -> None:
     add_calibration(group)
     group.add_argument(
         "--method",
-        choices=("magnitude", "wanda", "sparsegpt", "alps"),
+        choices=("magnitude", "wanda", "gblm", "dsnot", "sparsegpt", "alps"),
         help="what goes and how the rest makes up for it (magnitude, with --calibration alps)",
     )
     group.add_argument(

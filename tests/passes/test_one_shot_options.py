@@ -19,6 +19,7 @@ from sparsecc.ir import evaluate, verify
 from sparsecc.ir.edit import constant_of
 from sparsecc.ir.encoding import Encoding, get_encoding
 from sparsecc.ir.quantized import quantized_of
+from sparsecc.passes.base import Context
 from sparsecc.passes.criteria import Calibration
 from sparsecc.passes.criteria.linear_layers import linear_layers
 from sparsecc.passes.frontier import Frontier
@@ -28,6 +29,7 @@ from sparsecc.passes.one_shot_codes import on_grid
 from sparsecc.passes.one_shot_importance import layer_shares, output_importance, squared_gradients
 from sparsecc.passes.one_shot_solvers import Inputs, Problem, alps
 from sparsecc.passes.one_shot_sums import Pair
+from sparsecc.passes.permute import Permute
 from sparsecc.passes.sparsify import Sparsify
 
 RESIDUAL = """(float[4,24] x) => (float y) {
@@ -91,6 +93,31 @@ def test_what_a_residual_connection_lost_is_wanted_of_the_layer_behind() -> None
     np.testing.assert_allclose(sums.lost[0], wanted, rtol=1e-4, atol=1e-3)
 
 
+def test_batch_normalisation_in_a_residual_connection() -> None:
+    """The layer in front of it must lose D over the scale of the normalisation."""
+    text = """(float[2,8,5,5] x) => (float y) {
+        a1 = Conv(x, a)  b1 = Conv(a1, b)  b2 = BatchNormalization(b1, s, t, m, v)  y = Add(a1, b2) }"""
+    weights: Weights = {
+        "a": (8, 8, 1, 1), "b": (8, 8, 1, 1), "s": np.linspace(0.5, 4, 8).astype(np.float32), "t": (8,),
+        "m": (8,), "v": np.linspace(3, 1, 8).astype(np.float32),
+    }  # fmt: skip
+    dense = graph(text, weights)
+    found = dense.clone()
+    array = constant_of(found.graph.initializers["a"])
+    assert array is not None
+    found.graph.initializers["a"].const_value = ir.tensor(array * 0.9, name="a")
+    data = Calibration(inputs((2, 8, 5, 5), 2))
+    left, right = ({layer.name: layer for layer in linear_layers(m)[0]} for m in (dense, found))
+    sums = Pair(left["b"], right["b"], True).sums((Frontier(dense, data), Frontier(found, data)))
+    wanted = np.zeros((8, 9))
+    for batch in inputs((2, 8, 5, 5), 2):
+        z = np.einsum("oi,nihw->nhwo", 0.9 * array[:, :, 0, 0], batch["x"]).reshape(-1, 8)
+        scale = np.linspace(0.5, 4, 8) / np.sqrt(np.linspace(3, 1, 8) + 1e-5)
+        wanted += (z / 9 / scale).T @ np.concatenate([z, np.ones((len(z), 1))], axis=1)
+    assert sums.lost is not None
+    np.testing.assert_allclose(sums.lost[0], wanted, rtol=1e-3, atol=1e-2)
+
+
 def test_residual_connections_are_repaired() -> None:
     assert lost(sparse(OneShot()), network()) < 0.8 * lost(sparse(OneShot(regress=False)), network())
 
@@ -138,6 +165,31 @@ def test_n_m_has_its_own_sparsity_in_every_layer() -> None:
     assert layer_shares(layers, ones, Encoding.parse("2:4"), 0.5) == {}
     np.testing.assert_allclose(output_importance(np.ones((3, 4))), 1)
     assert output_importance(np.diag([9.0, 3, 0])).ravel() == pytest.approx([2.25, 0.75, 0.05])
+
+
+def test_orders_by_what_the_loss_would_miss() -> None:
+    """Every other feature counts a hundred times: reordered they share blocks, and the numbers stay."""
+    text, weights = "(float[4,24] x) => (float y) { a1 = MatMul(x, a)  a2 = Relu(a1)  y = MatMul(a2, b) }", {
+        "a": (24, 64), "b": (64, 24),
+    }  # fmt: skip
+    dense = graph(text, weights)
+    squares = {
+        "a": np.where(np.arange(64) % 2, 100.0, 1.0)[:, None] + np.zeros((64, 24)),
+        "b": np.ones((24, 64)),
+    }
+    model = dense.clone()
+    item = Permute("4x1", 0.5, min_size=0)
+    assert item.reorder(model, Context(), squares=squares).changed
+    for batch in inputs(SHAPE, 2):
+        wanted = evaluate(dense, batch)["y"]
+        np.testing.assert_allclose(evaluate(model, batch)["y"], wanted, atol=1e-4 * np.abs(wanted).max())
+    before, after = arrays(dense)["a"].T, arrays(model)["a"].T
+    places = [int(np.abs(before - row).sum(axis=1).argmin()) for row in after]
+    alike = [len({place % 2 for place in places[start : start + 4]}) == 1 for start in range(0, 64, 4)]
+    assert np.mean(alike) > 0.8
+    by_size = dense.clone()
+    item.reorder(by_size, Context())
+    assert not np.array_equal(arrays(by_size)["a"], arrays(model)["a"])
 
 
 def test_codes_are_on_the_grid_and_none_is_better_alone() -> None:
@@ -256,6 +308,19 @@ def test_values_that_are_not_finite_name_the_layer() -> None:
         VerificationError, match="input r of layer c is NaN or infinite in calibration batch 0"
     ):
         one_shot(dense, dense.clone(), ITEM, Calibration(inputs(SHAPE, 2)))
+
+
+def test_a_layer_without_calibration() -> None:
+    model = graph("(float[n,24] x) => (float y) { y = MatMul(x, a) }", {"a": (24, 24)})
+    empty = Calibration([{"x": np.zeros((0, 24), np.float32)}])
+    with pytest.raises(UsageError, match="no row for layer a"):
+        one_shot(model, model.clone(), ITEM, empty)
+
+
+def test_a_sparsity_that_the_pattern_cannot_reach() -> None:
+    data = Calibration(inputs(SHAPE, 1))
+    with pytest.raises(UsageError, match=r"fixes the sparsity at 0.5, not 0.7"):
+        sparsecc.sparsify(network(), "2:4", 0.7, method="alps", calibration=data)
 
 
 def test_bad_options() -> None:
