@@ -62,7 +62,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,demo,bench,peers,dev,zig,wasm]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,sweep,demo,bench,peers,dev,zig,wasm]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS)
 	@touch $@
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sparsecc.pruner import PruneResult, prune, prune_ratios, replay
     from sparsecc.quantizer import QuantizeResult, quantize
     from sparsecc.sparsifier import SparsifyResult, sparsify
+    from sparsecc.sweeper import SweepResult, sweep
     from sparsecc.torch.convert import to_torch
     from sparsecc.training import SparseTraining
     from sparsecc.tuner import TuneResult, tune
@@ -42,6 +43,7 @@ __all__ = [
     "QuantizeResult",
     "SparseTraining",
     "SparsifyResult",
+    "SweepResult",
     "TuneResult",
     "capture",
     "compile",
@@ -56,6 +58,7 @@ __all__ = [
     "register_rule",
     "replay",
     "sparsify",
+    "sweep",
     "to_torch",
     "tune",
 ]
@@ -71,6 +74,7 @@ _HOMES = {
     "QuantizeResult": "sparsecc.quantizer",
     "SparseTraining": "sparsecc.training",
     "SparsifyResult": "sparsecc.sparsifier",
+    "SweepResult": "sparsecc.sweeper",
     "TuneResult": "sparsecc.tuner",
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
@@ -84,6 +88,7 @@ _HOMES = {
     "register_rule": "sparsecc.axes.rules.registry",
     "replay": "sparsecc.pruner",
     "sparsify": "sparsecc.sparsifier",
+    "sweep": "sparsecc.sweeper",
     "to_torch": "sparsecc.torch.convert",
     "tune": "sparsecc.tuner",
 }

@@ -27,6 +27,7 @@ PUBLIC = (
     "latency",
     "compressor",
     "training",
+    "sweeper",
     "tuner",
     "pruner",
     "",

@@ -31,6 +31,7 @@ VERBS = (
     "run",
     "bench",
     "eval",
+    "sweep",
     "inspect",
     "targets",
     "passes",
