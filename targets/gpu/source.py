@@ -1,0 +1,82 @@
+"""PrimFunc -> source text of a device's language, by TVM's code generators."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.support import nvcc  # noqa: F401  (registers the compiler that is replaced below)
+from tvm.tirx.build import codegen_build
+
+from sparsecc.errors import LoweringError
+from sparsecc.targets.gpu.machine import Gpu
+
+# TVM would compile CUDA sources at once, for one architecture; we want the text.
+tvm.register_global_func("tvm_callback_cuda_compile", lambda code, *_: b"\0", override=True)
+
+
+def kernel_sources(
+    makers: dict[str, Callable[[], tirx.PrimFunc]],
+    gpu: Gpu,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, str]:
+    """The source of each kernel.
+
+    Args:
+        makers: for each symbol, a function that makes its PrimFunc; the symbol must identify the content.
+        progress: called with (done, total).
+    """
+    found: dict[str, str] = {}
+    for done, (symbol, make) in enumerate(makers.items()):
+        found[symbol] = kernel_source(make(), gpu)
+        if progress:
+            progress(done + 1, len(makers))
+    return found
+
+
+def kernel_source(func: tirx.PrimFunc, gpu: Gpu) -> str:
+    """The text of one kernel, whose parameters are in the PrimFunc's order.
+
+    Raises:
+        LoweringError: TVM has no code for it in this language.
+    """
+    symbol = str(func.attrs["global_symbol"])
+    target = tvm.target.Target(gpu.tvm_target())
+    mod = tvm.IRModule({symbol: func.with_attr("target", target)})
+    try:
+        with target, tvm.transform.PassContext(opt_level=3):
+            built: Any = codegen_build(tirx.transform.LowerIntrin()(mod), target)
+    except (tvm.error.InternalError, ValueError) as error:
+        raise LoweringError(f"TVM cannot write kernel {symbol} for {gpu.name}: {str(error).splitlines()[-1]}") from error
+    text = str(built.inspect_source())
+    if gpu.language in _SIGNATURES:
+        _check_order(text, symbol, [str(p.name) for p in func.params], _SIGNATURES[gpu.language])
+    return text
+
+
+_SIGNATURES = {"opencl": r"__kernel void {}\(([^)]*)\) {{", "cuda": r"{}\(([^)]*)\) {{"}
+
+
+def _check_order(text: str, symbol: str, names: list[str], pattern: str) -> None:
+    """Launches pass arguments by position, so the signature must have the PrimFunc's order."""
+    match = re.search(pattern.format(symbol), text)
+    found = [] if match is None else [re.findall(r"\w+", p)[-1] for p in match[1].split(",")]
+    if found != names:
+        raise LoweringError(f"kernel {symbol} has the parameters {found}: expected {names}")
+
+
+def joined(sources: dict[str, str], gpu: Gpu) -> str:
+    """All kernels as one file; what several of them declare comes once."""
+    if gpu.language != "cuda" and gpu.language != "metal":
+        return "\n".join(sources.values())
+    marker = _BODY[gpu.language]
+    heads = dict.fromkeys(text[: text.index(marker)] for text in sources.values())
+    longest = max(heads, key=len, default="")
+    return "\n".join([longest, *(text[text.index(marker) :] for text in sources.values())])
+
+
+_BODY = {"cuda": 'extern "C" __global__', "metal": "struct "}
+"""Where a kernel's own text begins."""
