@@ -16,12 +16,14 @@ class Gpu(Machine):
         architectures: that binaries are made for beside the source, as nvcc names them.
         shared_bytes: shared memory of a group that kernels may use.
         types: numpy types that its kernels can hold.
+        families: of kernels, for users.
     """
 
     language: str = "opencl"
     architectures: tuple[str, ...] = ()
     shared_bytes: int = 16 * 1024
     types: frozenset[str] = frozenset()
+    families: tuple[str, ...] = ("product", "rows", "depthwise", "matmul", "softmax", "norm", "generic", "copy")
 
     @property
     def source(self) -> str:

@@ -69,14 +69,37 @@ def _check_order(text: str, symbol: str, names: list[str], pattern: str) -> None
 
 
 def joined(sources: dict[str, str], gpu: Gpu) -> str:
-    """All kernels as one file; what several of them declare comes once."""
-    if gpu.language != "cuda" and gpu.language != "metal":
+    """All kernels as one file, where the language has such; declarations come once.
+
+    In WGSL every kernel is a module of its own, which a line `// Function: ` and its name begins.
+    """
+    if gpu.language not in _HEADS:
         return "\n".join(sources.values())
-    marker = _BODY[gpu.language]
-    heads = dict.fromkeys(text[: text.index(marker)] for text in sources.values())
-    longest = max(heads, key=len, default="")
-    return "\n".join([longest, *(text[text.index(marker) :] for text in sources.values())])
+    marker, head = _HEADS[gpu.language]
+    return head + "\n".join(marker + text.partition(marker)[2] for text in sources.values())
 
 
-_BODY = {"cuda": 'extern "C" __global__', "metal": "struct "}
-"""Where a kernel's own text begins."""
+_CUDA_TYPES = """\
+#ifdef __CUDACC_RTC__
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef short int16_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+#else
+#include <cstdint>
+#endif
+#define CUDART_INF_F __int_as_float(0x7f800000)
+#define CUDART_NAN_F __int_as_float(0x7fffffff)
+#define CUDART_INF __longlong_as_double(0x7ff0000000000000ll)
+#define CUDART_NAN __longlong_as_double(0x7fffffffffffffffll)
+"""
+_METAL_TYPES = "#include <metal_stdlib>\nusing namespace metal;\n\nunion __TVMArgUnion {\n int v_int[2];\n};\n"
+_HEADS = {
+    "cuda": ('extern "C" __global__', _CUDA_TYPES),
+    "metal": ("};\n", _METAL_TYPES.removesuffix("};\n")),
+}
+"""What a kernel's own text begins with, and what all of them need before it."""

@@ -75,12 +75,12 @@ def matmul_kernel(form: MatMulForm, symbol: str) -> tirx.PrimFunc:
         steps: tuple[Expr, Expr], first: tuple[Expr, Expr],
     ) -> None:  # fmt: skip
         """tile[k, i] for the chunk's k and `width` rows or columns i; 0 outside of the matrix."""
-        for turn in range(0, _CHUNK * width, TX * TY):
-            e = thread + turn
-            i, k = (tirx.Div(e, const(_CHUNK)), tirx.Mod(e, const(_CHUNK)))
-            if not along_k:
-                i, k = tirx.Mod(e, const(width)), tirx.Div(e, const(width))
-            i, k = b.register(i, dtype="int32").value, b.register(k, dtype="int32").value
+        inner = const(_CHUNK if along_k else width)  # divides the number of threads
+        slow = b.register(tirx.Div(thread, inner), dtype="int32").value
+        fast = b.register(thread - slow * inner, dtype="int32").value
+        step = TX * TY // (_CHUNK if along_k else width)
+        for turn in range(_CHUNK * width // (TX * TY)):
+            k, i = (fast, slow + turn * step) if along_k else (slow + turn * step, fast)
             inside = tirx.all(first[0] + k < depth, first[1] + i < limit)
             place = base + (first[0] + k) * steps[0] + (first[1] + i) * steps[1]
             value = tirx.if_then_else(inside, source[place], const(0.0, "float32"))

@@ -65,7 +65,9 @@ def product_kernel(form: ProductForm, symbol: str) -> tirx.PrimFunc:
 
     Pointers: `SparseTables` or `DenseTables` in order, bias, X, Y, then the epilogue's. Scalars: M, N, the blocks
     (sparse) or columns (dense), groups of threads per batch, Y's row pitch, origin and batch stride, X's origin and
-    batch stride, for windows `window_scalars`, then the epilogue's. Grid: column tiles, batch x row tiles.
+    batch stride, for windows `window_scalars`, then the epilogue's. Pitches, origins and strides of Y, and without
+    windows of X too, are in units of V, as offsets are then, so that compilers see that vectors are aligned.
+    Grid: column tiles, batch x row tiles.
     """
     b = GpuBuilder(form.block)
     tables = _declare_tables(b, form)
@@ -80,9 +82,10 @@ def product_kernel(form: ProductForm, symbol: str) -> tirx.PrimFunc:
 
     batch = b.register(tirx.Div(b.group(1), tiles), dtype="int32").value
     tile = b.register(b.group(1) - batch * tiles, dtype="int32").value
-    n0 = b.register((b.group(0) * form.block[0] + b.thread(0)) * form.lanes, dtype="int32").value
+    vector = b.register(b.group(0) * form.block[0] + b.thread(0), dtype="int32").value
+    n0 = b.register(vector * form.lanes, dtype="int32").value
     first = b.register(x_origin + batch * x_batch, dtype="int32").value
-    reader = _Reader(b, form, x, n0, first, columns, window)
+    reader = _Reader(b, form, x, vector, first, columns, window)
     sums = [[b.register(const(0.0, "float32")) for _ in range(form.lanes)] for _ in range(form.rows)]
     if form.sparse:
         row0 = _sparse(b, form, tables, reader, sums, (tile, count))
@@ -93,13 +96,14 @@ def product_kernel(form: ProductForm, symbol: str) -> tirx.PrimFunc:
         for r in range(form.rows):
             row = b.register(row0 + r, dtype="int32").value
             with b.branch(row < rows):
-                index = b.register(y_origin + row * y_pitch + n0, dtype="int32").value
+                at = b.register(y_origin + row * y_pitch + vector, dtype="int32").value
+                index = b.register(at * form.lanes, dtype="int32").value
                 result = b.local(form.lanes)
                 for v in range(form.lanes):
                     total = sums[r][v].value + bias[row]
                     out = operands.apply(total, row=row, index=index + v, batch=batch, lanes=1)
                     result.put(b, const(v), out)
-                b.store(y, index + batch * y_batch, result.value, form.lanes)
+                b.store(y, (at + batch * y_batch) * form.lanes, result.value, form.lanes)
     return b.function(symbol)
 
 
@@ -135,19 +139,19 @@ class _Reader:
     """Reads the V elements of X that a thread's columns have for one k."""
 
     def __init__(
-        self, b: GpuBuilder, form: ProductForm, x: Pointer, n0: Expr, first: Expr, columns: Expr, window: list[Expr]
+        self, b: GpuBuilder, form: ProductForm, x: Pointer, vector: Expr, first: Expr, columns: Expr, window: list[Expr]
     ) -> None:
         self._b, self._x, self._lanes = b, x, form.lanes
         V = form.lanes
         if not form.windowed:
             # behind the last column lie at most V - 1 elements of padding
-            last = tirx.Div(columns - 1, const(V)) * V
-            self._place = b.register(first + tirx.Min(n0, last), dtype="int32").value
+            last = tirx.Div(columns - 1, const(V))
+            self._place = b.register(first + tirx.Min(vector, last), dtype="int32").value
             return
         out_width, self._height, self._width, stride_y, stride_x, pad_y, pad_x, pitch = window
         self._corner: list[tuple[Expr, Expr, Expr]] = []
         for v in range(V):
-            n = b.register(tirx.Min(n0 + v, columns - 1), dtype="int32").value
+            n = b.register(tirx.Min(vector * V + v, columns - 1), dtype="int32").value
             row = b.register(tirx.Div(n, out_width), dtype="int32").value
             iy = b.register(row * stride_y - pad_y, dtype="int32").value
             ix = b.register((n - row * out_width) * stride_x - pad_x, dtype="int32").value
@@ -157,7 +161,7 @@ class _Reader:
         """Load the elements of the column at `offset`."""
         b = self._b
         if tap is None:
-            b.set(into, self._x.vector(self._place + offset, self._lanes))
+            b.set(into, self._x.vector((self._place + offset) * self._lanes, self._lanes))
             return
         dy = b.register(tirx.shift_right(tap, const(_TAP_BITS)), dtype="int32").value
         dx = b.register(tirx.bitwise_and(tap, const((1 << _TAP_BITS) - 1)), dtype="int32").value
@@ -197,7 +201,6 @@ def _sparse(
     count = b.register(
         tirx.Select(mine < blocks, tables.start[block + 1] - start, const(0)), dtype="int32"
     ).value
-    column = b.local(form.lanes)
     # a group's first block has the most entries, and all its threads meet at the barriers
     longest = tables.start[tile * TY + 1] - tables.start[tile * TY]
     with b.loop(tirx.Div(longest + (C - 1), const(C))) as c:
@@ -216,6 +219,7 @@ def _sparse(
         b.barrier()
         with b.loop(left) as j:
             at_j = b.register(b.thread(1) * C + j, dtype="int32").value
+            column = b.local(form.lanes)
             reader.read(column, offsets[at_j], None if taps is None else taps[at_j])
             _multiply(b, sums, _weights(b, values, at_j * R, R), column)
         b.barrier()
@@ -250,32 +254,33 @@ def _dense(
     weights, inputs = b.shared(C * BM), b.shared(C * BN)
     chunks = b.register(tirx.Div(columns + (C - 1), const(C)), dtype="int32").value
     thread = b.register(b.thread(1) * TX + b.thread(0), dtype="int32").value
-    loaded, column = b.local(V), b.local(V)
-    quad = b.local(4)
     with b.loop(chunks) as c:
-        packed = b.register((tile * chunks + c) * (C * BM), dtype="int32").value
+        packed = b.register((tile * chunks + c) * (C * BM // 4), dtype="int32").value
         for first in range(0, C * BM, 4 * threads):
-            j = b.register(thread * 4 + first, dtype="int32").value
+            j = b.register(thread + first // 4, dtype="int32").value
 
             def stage(j: Expr) -> None:
-                b.set(quad, tables.value.vector(packed + j, 4))
-                b.put_shared(weights, j, quad.value, 4)
+                quad = b.local(4)
+                b.set(quad, tables.value.vector((packed + j) * 4, 4))
+                b.put_shared(weights, j * 4, quad.value, 4)
 
             if first + 4 * threads <= C * BM:
                 stage(j)
             else:
-                with b.branch(j < C * BM):
+                with b.branch(j < C * BM // 4):
                     stage(j)
         for first in range(0, C, TY):
             k = b.register(c * C + b.thread(1) + first, dtype="int32").value
-            for v in range(V):
-                loaded.put(b, const(v), const(0.0, "float32"))
-            with b.branch(k < columns):
-                reader.read(loaded, tables.offset[k], None if tables.tap is None else tables.tap[k])
+            last = b.register(tirx.Min(k, columns - 1), dtype="int32").value
+            loaded, kept = b.local(V), b.local(V)
+            reader.read(loaded, tables.offset[last], None if tables.tap is None else tables.tap[last])
+            for v in range(V):  # columns behind the last have weights of 0, and 0 times infinity is none
+                kept.put(b, const(v), tirx.Select(k < columns, loaded.at(v), const(0.0, "float32")))
             place = (b.thread(1) + first) * BN + b.thread(0) * V
-            b.put_shared(inputs, place, loaded.value, V)
+            b.put_shared(inputs, place, kept.value, V)
         b.barrier()
         with b.unrolled(C) as k:
+            column = b.local(V)
             b.set(column, inputs.vector(k * BN + b.thread(0) * V, V))
             _multiply(b, sums, _weights(b, weights, k * BM + b.thread(1) * R, R), column)
         b.barrier()

@@ -171,21 +171,25 @@ def _product(
 ) -> int:
     """Emit a product; `strides` are X's batch, Y's row and Y's batch stride."""
     x, y = tensors
+    offset, tap = reads
+    if not window:
+        offset = offset // QUAD
     form = product_form(choice, columns, sparse=own_columns, windowed=bool(window), tail=tail)
     symbol = low.kernel("product", form, lambda s: product_kernel(form, s))
     tile_rows, tile_columns = form.tile
     if own_columns:
         # of a dense layer in groups every block lists all columns of its group
-        tables = pack_sparse(matrix, form, *reads, full=not choice.sparse)
+        tables = pack_sparse(matrix, form, offset, tap, full=not choice.sparse)
         count = len(tables.row)
     else:
-        tables, count = pack_dense(matrix, form, *reads), matrix.shape[1]
+        tables, count = pack_dense(matrix, form, offset, tap), matrix.shape[1]
     tiles = -(-len(matrix) // tile_rows)
     extra = residuals(low, tail, y.layout)
     x_batch, y_row, y_batch = strides
+    unit = 1 if window else QUAD
     scalars = [
-        len(matrix), columns, count, tiles, y_row, y.layout.origin, y_batch, x.layout.origin, x_batch, *window,
-        *(y_batch for _ in extra),
+        len(matrix), columns, count, tiles, y_row // QUAD, y.layout.origin // QUAD, y_batch // QUAD,
+        x.layout.origin // unit, x_batch // unit, *window, *(y_batch for _ in extra),
     ]  # fmt: skip
     return low.launch(
         call.name,
