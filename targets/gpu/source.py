@@ -52,11 +52,25 @@ def kernel_source(func: tirx.PrimFunc, gpu: Gpu) -> str:
     except (tvm.error.InternalError, ValueError) as error:
         raise LoweringError(f"TVM cannot write kernel {symbol} for {gpu.name}: {str(error).splitlines()[-1]}") from error
     text = str(built.inspect_source())
+    if gpu.language == "webgpu":
+        text = _as_wgsl(text, symbol)
     if gpu.language in _SIGNATURES:
         _check_order(text, symbol, [str(p.name) for p in func.params], _SIGNATURES[gpu.language])
     return text
 
 
+def _as_wgsl(text: str, symbol: str) -> str:
+    """WGSL without literals of infinity, which it lacks, and with bindings that may share a buffer.
+
+    A buffer that one binding writes may have no binding that only reads, and all values lie in one arena.
+    """
+    if re.search(r"\bnanf?\b", text):
+        raise LoweringError(f"kernel {symbol} needs a not-a-number, which WGSL cannot write down")
+    text = re.sub(r"\binff\b", _LARGEST, text)
+    return text.replace("var<storage, read>", "var<storage, read_write>")
+
+
+_LARGEST = "3.40282347e+38f"  # finite, in the place of infinity
 _SIGNATURES = {"opencl": r"__kernel void {}\(([^)]*)\) {{", "cuda": r"{}\(([^)]*)\) {{"}
 
 
