@@ -139,7 +139,10 @@ def _uses(artifact: Path) -> Json:
 
 def as_tables(found: Json) -> str:
     """The differences, and what ptxas says by family of kernels, in Markdown."""
-    lines = ["| network | | sparse layers | kernels | launches | largest difference |", "|---|---|---:|---:|---:|---:|"]
+    lines = [
+        "| network | | sparse layers | kernels | launches | largest difference |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     for name in NAMES:
         for variant, rows in found[name].items():
             row = rows["opencl"]

@@ -73,6 +73,10 @@ def _device_engine(manifest: Manifest, folder: Path, device: str) -> Engine:
         from sparsecc.artifact.cuda import CudaDevice
 
         return DeviceEngine(manifest, folder, CudaDevice(folder, device))
+    if manifest.machine == "webgpu":
+        from sparsecc.artifact.webgpu import WebGpuDevice
+
+        return DeviceEngine(manifest, folder, WebGpuDevice(folder / manifest.library, device))
     raise ArtifactError(
         f"sparsecc runs no artifacts for {manifest.machine}: {manifest.library} and launches.json are for a program "
         "of your own"

@@ -180,7 +180,9 @@ def _write_kernels(plan: GpuPlan, folder: Path, *, embed: bool) -> int:
     return plan.arena_bytes
 
 
-def _write_libraries(plan: Plan, folder: Path, build: Path, embedded: str | None, compiler: str | None) -> int:
+def _write_libraries(
+    plan: Plan, folder: Path, build: Path, embedded: str | None, compiler: str | None
+) -> int:
     """Link the libraries, with the weights where their SHA-256 is given; returns the scratch memory of a run."""
     from sparsecc.targets.driver import generate, include_folders, total_arena_bytes
     from sparsecc.targets.linking import Job, build_libraries

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     print(table(("target", "platform", "runs here", "float", "int8", "checked", "needs"), rows))
     print()
     rows = [
-        (name, gpu.source, _devices(name), gpu.verified, ", ".join(gpu.families)) for name, gpu in GPUS.items()
+        (name, gpu.source, _devices(name), gpu.verified, ", ".join(gpu.families))
+        for name, gpu in GPUS.items()
     ]
     print(table(("target", "kernels", "runs here", "checked", "families of kernels"), rows))
     return 0

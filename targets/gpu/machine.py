@@ -23,7 +23,17 @@ class Gpu(Machine):
     architectures: tuple[str, ...] = ()
     shared_bytes: int = 16 * 1024
     types: frozenset[str] = frozenset()
-    families: tuple[str, ...] = ("product", "rows", "depthwise", "matmul", "softmax", "norm", "generic", "copy")
+    families: tuple[str, ...] = (
+        "product",
+        "rows",
+        "groups",
+        "depthwise",
+        "matmul",
+        "softmax",
+        "norm",
+        "generic",
+        "copy",
+    )
 
     @property
     def source(self) -> str:
@@ -45,7 +55,16 @@ _WIDE = frozenset((*_COMMON, "int64", "uint64"))
 def _gpu(name: str, library: str, types: frozenset[str], verified: str, **more: object) -> Gpu:
     platform = Platform(name, "", "", library=library, form=name, runtime=(), extras=())
     return Gpu(
-        name, 1, 64, (), platform, products="fp32 of codes", verified=verified, language=name, types=types, **more
+        name,
+        1,
+        64,
+        (),
+        platform,
+        products="fp32 of codes",
+        verified=verified,
+        language=name,
+        types=types,
+        **more,
     )  # type: ignore[arg-type]
 
 
@@ -64,5 +83,10 @@ GPUS = (
         architectures=("sm_80", "sm_90"),
     ),
     _gpu("metal", "kernels.metal", _WIDE, "source only: generated, not compiled"),
-    _gpu("webgpu", "kernels.wgsl", frozenset(("float32", "int32", "uint32")), "source only: checked by naga"),
+    _gpu(
+        "webgpu",
+        "kernels.wgsl",
+        frozenset(("float32", "int32", "uint32")),
+        "run under Mesa's llvmpipe, equal to ONNX Runtime; not run on a GPU",
+    ),
 )

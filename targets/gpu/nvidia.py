@@ -96,7 +96,17 @@ def _nvcc(source: str, architecture: str, kind: str) -> tuple[bytes, str]:
     with tempfile.TemporaryDirectory(prefix="sparsecc-cuda-") as name:
         path, result = Path(name) / "kernels.cu", Path(name) / f"kernels.{kind}"
         path.write_text(source, encoding="utf-8")
-        command = ["nvcc", f"-arch={architecture}", f"-{kind}", "-O3", "-Xptxas", "-v", "-o", str(result), str(path)]
+        command = [
+            "nvcc",
+            f"-arch={architecture}",
+            f"-{kind}",
+            "-O3",
+            "-Xptxas",
+            "-v",
+            "-o",
+            str(result),
+            str(path),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
@@ -122,10 +132,14 @@ def _nvrtc(source: str, architecture: str, kind: str) -> bytes:
     if int(status) != 0:
         log = b" " * checked(api.nvrtcGetProgramLogSize(program))
         api.nvrtcGetProgramLog(program, log)
-        lines = [line for line in log.decode(errors="replace").splitlines() if "error" in line] or [str(status)]
+        lines = [line for line in log.decode(errors="replace").splitlines() if "error" in line] or [
+            str(status)
+        ]
         raise LoweringError(f"NVRTC cannot compile the kernels for {architecture}: {lines[0]}")
     size, get = (
-        (api.nvrtcGetCUBINSize, api.nvrtcGetCUBIN) if kind == "cubin" else (api.nvrtcGetPTXSize, api.nvrtcGetPTX)
+        (api.nvrtcGetCUBINSize, api.nvrtcGetCUBIN)
+        if kind == "cubin"
+        else (api.nvrtcGetPTXSize, api.nvrtcGetPTX)
     )
     data = b" " * checked(size(program))
     get(program, data)

@@ -50,7 +50,9 @@ def kernel_source(func: tirx.PrimFunc, gpu: Gpu) -> str:
         with target, tvm.transform.PassContext(opt_level=3):
             built: Any = codegen_build(tirx.transform.LowerIntrin()(mod), target)
     except (tvm.error.InternalError, ValueError) as error:
-        raise LoweringError(f"TVM cannot write kernel {symbol} for {gpu.name}: {str(error).splitlines()[-1]}") from error
+        raise LoweringError(
+            f"TVM cannot write kernel {symbol} for {gpu.name}: {str(error).splitlines()[-1]}"
+        ) from error
     text = str(built.inspect_source())
     if gpu.language == "webgpu":
         text = _as_wgsl(text, symbol)
@@ -106,12 +108,17 @@ typedef unsigned long long uint64_t;
 #else
 #include <cstdint>
 #endif
+typedef unsigned char uchar;
+typedef unsigned short ushort;
+typedef unsigned int uint;
 #define CUDART_INF_F __int_as_float(0x7f800000)
 #define CUDART_NAN_F __int_as_float(0x7fffffff)
 #define CUDART_INF __longlong_as_double(0x7ff0000000000000ll)
 #define CUDART_NAN __longlong_as_double(0x7fffffffffffffffll)
 """
-_METAL_TYPES = "#include <metal_stdlib>\nusing namespace metal;\n\nunion __TVMArgUnion {\n int v_int[2];\n};\n"
+_METAL_TYPES = (
+    "#include <metal_stdlib>\nusing namespace metal;\n\nunion __TVMArgUnion {\n int v_int[2];\n};\n"
+)
 _HEADS = {
     "cuda": ('extern "C" __global__', _CUDA_TYPES),
     "metal": ("};\n", _METAL_TYPES.removesuffix("};\n")),

@@ -56,9 +56,7 @@ class GpuBuilder(KernelBuilder):
         super().__init__()
         self.block = (*block, *(1 for _ in range(3 - len(block))))
         self._group = [_index("blockIdx", axis, None) for axis in _AXES]
-        self._thread = [
-            _index("threadIdx", axis, n) for axis, n in zip(_AXES, self.block, strict=True)
-        ]
+        self._thread = [_index("threadIdx", axis, n) for axis, n in zip(_AXES, self.block, strict=True)]
         self._grid: dict[int, Expr] = {}
 
     def group(self, axis: int) -> Expr:

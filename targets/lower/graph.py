@@ -190,9 +190,7 @@ class GraphLowering:
         }
         arena = place(buffers.values())
         steps = tuple(
-            Step(
-                s.label, s.symbol, tuple(resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind
-            )
+            Step(s.label, s.symbol, tuple(resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind)
             for s in self.low.steps
         )
         return Plan(

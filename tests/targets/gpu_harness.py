@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from sparsecc.compiler import prepare
 from sparsecc.errors import ArtifactError
 from sparsecc.targets.gpu.build import device_plan
 from sparsecc.targets.gpu.plan import GpuPlan
-from sparsecc.targets.registry import GPUS
 from sparsecc.targets.plan import TensorSpec
+from sparsecc.targets.registry import GPUS
 
 Array = npt.NDArray[Any]
 TOLERANCE = 1e-5
@@ -39,6 +40,17 @@ def _has_device() -> bool:
 needs_opencl = pytest.mark.skipif(
     not _has_device(), reason="no OpenCL device: pip install pyopencl, apt-get install pocl-opencl-icd"
 )
+
+
+def needs_wgpu() -> Any:
+    """The wgpu package; skips where it is missing or finds no adapter."""
+    if find_spec("wgpu") is None:
+        pytest.skip("wgpu is not installed: pip install wgpu")
+    import wgpu
+
+    if not wgpu.gpu.enumerate_adapters_sync():
+        pytest.skip("wgpu finds no adapter: apt-get install mesa-vulkan-drivers")
+    return wgpu
 
 
 class PoisonedDevice(OpenClDevice):

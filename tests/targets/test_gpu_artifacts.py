@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from gpu_harness import needs_opencl
-from machine_networks import close, convolutions
+from gpu_harness import needs_opencl, needs_wgpu
+from machine_networks import close, convolutions, transformer
 from networks import Network
 from stepping import reference
 
 import sparsecc
-from sparsecc.artifact import cuda, opencl
+from sparsecc.artifact import cuda, opencl, webgpu
 from sparsecc.artifact.cuda import CudaDevice, binary_for
 from sparsecc.artifact.device import DeviceEngine
 from sparsecc.artifact.manifest import Manifest
@@ -89,7 +90,9 @@ def test_devices_by_name_and_number(small: tuple[Artifact, Network]) -> None:
 def test_out_of_memory(small: tuple[Artifact, Network]) -> None:
     """The driver's refusal is a sentence."""
     device = opencl.OpenClDevice(small[0].path / "kernels.cl")
-    with pytest.raises(ArtifactError, match=r"the OpenCL device .* could not allocate 1152921504606846976 bytes"):
+    with pytest.raises(
+        ArtifactError, match=r"the OpenCL device .* could not allocate 1152921504606846976 bytes"
+    ):
         device.allocate(2**60)
 
 
@@ -124,7 +127,9 @@ def test_without_a_device(small: tuple[Artifact, Network], monkeypatch: pytest.M
         raise NothingError("PLATFORM_NOT_FOUND_KHR")
 
     monkeypatch.setattr(opencl, "_pyopencl", lambda: SimpleNamespace(get_platforms=none, Error=NothingError))
-    with pytest.raises(ArtifactError, match="there is no OpenCL device: install the driver of the GPU, or PoCL"):
+    with pytest.raises(
+        ArtifactError, match="there is no OpenCL device: install the driver of the GPU, or PoCL"
+    ):
         sparsecc.load(small[0].path)
 
 
@@ -135,14 +140,38 @@ def test_usage(small: tuple[Artifact, Network], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="stay in a file: leave out --embed"):
         sparsecc.compile(path.parent / "model.onnx", "opencl", tmp_path / "m.scc", embed=True)
     assert not (tmp_path / "m.scc").exists()
-    with pytest.raises(UsageError, match="there is no target 'cuda\\+tensor'; targets are .*opencl, cuda, metal"):
+    with pytest.raises(
+        UsageError, match="there is no target 'cuda\\+tensor'; targets are .*opencl, cuda, metal"
+    ):
         sparsecc.compile(path.parent / "model.onnx", "cuda+tensor", tmp_path / "m.scc")
 
 
-@pytest.mark.parametrize("target", ["metal", "webgpu"])
-def test_sources_only(target: str, small: tuple[Artifact, Network], tmp_path: Path) -> None:
-    path = sparsecc.compile(small[0].path.parent / "model.onnx", target, tmp_path / "m.scc").path
-    with pytest.raises(ArtifactError, match=f"sparsecc runs no artifacts for {target}: kernels"):
+def test_metal_is_source_only(small: tuple[Artifact, Network], tmp_path: Path) -> None:
+    path = sparsecc.compile(small[0].path.parent / "model.onnx", "metal", tmp_path / "m.scc").path
+    with pytest.raises(ArtifactError, match="sparsecc runs no artifacts for metal: kernels.metal"):
+        sparsecc.load(path)
+
+
+@pytest.mark.parametrize("make", [convolutions, transformer], ids=["convolutions", "transformer"])
+def test_webgpu(make: Callable[[], Network], tmp_path: Path) -> None:
+    """The same launches through wgpu, on Mesa's Vulkan for CPUs where there is no GPU."""
+    needs_wgpu()
+    net = make()
+    onnx.save(net.proto(), tmp_path / "model.onnx")
+    artifact = sparsecc.compile(tmp_path / "model.onnx", "webgpu", tmp_path / "m.scc")
+    with artifact.load() as session:
+        for _ in range(2):
+            close(session.run(net.feeds), reference(net.proto(), net.feeds), 1e-5)
+    with pytest.raises(UsageError, match="there is no WebGPU device 'nothing'; devices are 0 "):
+        sparsecc.load(artifact.path, device="nothing")
+
+
+def test_without_wgpu(
+    small: tuple[Artifact, Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = sparsecc.compile(small[0].path.parent / "model.onnx", "webgpu", tmp_path / "m.scc").path
+    monkeypatch.setattr(webgpu, "find_spec", lambda _: None)
+    with pytest.raises(ArtifactError, match=r"run `pip install sparsecc\[webgpu\]`"):
         sparsecc.load(path)
 
 
@@ -210,7 +239,9 @@ def test_cuda_without_a_driver(tmp_path: Path) -> None:
     try:
         CudaDevice(tmp_path)
     except (ArtifactError, UsageError) as error:
-        assert "driver cannot be loaded" in str(error) or "CUDA device" in str(error) or "compute" in str(error)
+        assert (
+            "driver cannot be loaded" in str(error) or "CUDA device" in str(error) or "compute" in str(error)
+        )
     else:
         pytest.skip("this machine has a GPU")
 

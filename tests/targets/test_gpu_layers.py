@@ -46,6 +46,19 @@ def test_few_columns(columns: int) -> None:
     check(net)
 
 
+@pytest.mark.parametrize("columns", [1, 5])
+def test_weights_of_4_bits(columns: int) -> None:
+    """Groups of 32 columns: all stored, some, whole rows without."""
+    net = Network()
+    x = net.input(columns, 96)
+    for pattern in ("dense", "1x32 50", "zero row", "unstructured 95"):
+        y = net.add("Relu", net.linear(x, 96, 37, pattern=pattern, bits=4))
+        net.output(net.linear(y, 37, 11), y)
+    plan = check(net)
+    kinds = {str(layer["kernel"]).partition(",")[0] for layer in plan.report["layers"]}  # type: ignore[attr-defined]
+    assert kinds >= {"int4 dense", "int4 sparse 1x32"}
+
+
 def test_linear_tails() -> None:
     """Bias, residual, activations and constants per row in one kernel; ranks; Gemm with its transposes."""
     net = Network()

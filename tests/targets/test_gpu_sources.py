@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 from importlib.util import find_spec
-from typing import Any
 
 import pytest
-from gpu_harness import planned
-from machine_networks import convolutions, transformer
+from gpu_harness import needs_wgpu, planned
+from machine_networks import codes, convolutions, transformer
 from networks import Network
 
 from sparsecc.errors import LoweringError
@@ -25,7 +24,7 @@ ARCHITECTURES = GPUS["cuda"].architectures
 def plans() -> list[GpuPlan]:
     """Every family of kernels, dense and sparse."""
     try:
-        return [planned(make().proto(), "cuda") for make in (convolutions, transformer)]
+        return [planned(make().proto(), "cuda") for make in (convolutions, transformer, codes)]
     except LoweringError as error:
         pytest.skip(str(error))
 
@@ -127,7 +126,7 @@ def test_sources(target: str) -> None:
 
 def test_wgsl_is_valid() -> None:
     """naga, which Firefox and wgpu have, takes every kernel as a module of its own."""
-    device = _naga()
+    device = needs_wgpu().gpu.request_adapter_sync().request_device_sync()
     for make in (convolutions, transformer):
         text = planned(make().proto(), "webgpu").files["kernels.wgsl"].decode()
         modules = [m for m in text.split("// Function: ") if "@compute" in m]
@@ -138,16 +137,6 @@ def test_wgsl_is_valid() -> None:
         device.create_shader_module(code="fn k() { nonsense; }")
 
 
-def _naga() -> Any:
-    if find_spec("wgpu") is None:
-        pytest.skip("wgpu is not installed: pip install wgpu")
-    import wgpu  # pyright: ignore[reportMissingImports]
-
-    if not wgpu.gpu.enumerate_adapters_sync():
-        pytest.skip("wgpu finds no adapter: apt-get install mesa-vulkan-drivers")
-    return wgpu.gpu.request_adapter_sync().request_device_sync()
-
-
 def test_launches_are_read_back() -> None:
     net = Network()
     net.output(net.linear(net.input(16, 8), 8, 8))
@@ -155,6 +144,12 @@ def test_launches_are_read_back() -> None:
     data = plan.files[LAUNCHES]
     assert parse_launches(data) == plan.launches
     assert launches_to_bytes(plan.launches) == data
-    for wrong in (b"{}", b"[]", b"nothing", data.replace(b'"arena"', b'"other"'), data.replace(b'"grid":[', b'"grid":[1,')):
+    for wrong in (
+        b"{}",
+        b"[]",
+        b"nothing",
+        data.replace(b'"arena"', b'"other"'),
+        data.replace(b'"grid":[', b'"grid":[1,'),
+    ):
         with pytest.raises(ValueError, match=r"."):
             parse_launches(wrong)

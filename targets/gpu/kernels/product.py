@@ -75,7 +75,17 @@ def product_kernel(form: ProductForm, symbol: str) -> tirx.PrimFunc:
     operands = EpilogueOperands(b, form.epilogue)
     rows, columns, count, tiles, y_pitch, y_origin, y_batch, x_origin, x_batch = (
         b.scalar(n)
-        for n in ("rows", "columns", "count", "tiles", "y_pitch", "y_origin", "y_batch", "x_origin", "x_batch")
+        for n in (
+            "rows",
+            "columns",
+            "count",
+            "tiles",
+            "y_pitch",
+            "y_origin",
+            "y_batch",
+            "x_origin",
+            "x_batch",
+        )
     )
     window = [b.scalar(n) for n in _WINDOW_NAMES] if form.windowed else []
     operands.declare_scalars()
@@ -139,7 +149,14 @@ class _Reader:
     """Reads the V elements of X that a thread's columns have for one k."""
 
     def __init__(
-        self, b: GpuBuilder, form: ProductForm, x: Pointer, vector: Expr, first: Expr, columns: Expr, window: list[Expr]
+        self,
+        b: GpuBuilder,
+        form: ProductForm,
+        x: Pointer,
+        vector: Expr,
+        first: Expr,
+        columns: Expr,
+        window: list[Expr],
     ) -> None:
         self._b, self._x, self._lanes = b, x, form.lanes
         V = form.lanes
@@ -171,9 +188,7 @@ class _Reader:
             into.put(b, const(v), loaded)
 
 
-def _multiply(
-    b: GpuBuilder, sums: list[list[Private]], weights: list[Expr], columns: Private
-) -> None:
+def _multiply(b: GpuBuilder, sums: list[list[Private]], weights: list[Expr], columns: Private) -> None:
     for r, weight in enumerate(weights):
         w = b.register(weight).value
         for v, total in enumerate(sums[r]):
@@ -363,7 +378,9 @@ def pack_dense(matrix: FloatArray, form: ProductForm, offset: IntArray, tap: Int
 
 def taps_of(g: ConvGeometry) -> tuple[IntArray, IntArray]:
     """For each position of the kernel the (row, column) of its tap, dilated, and both in one number."""
-    dy, dx = np.meshgrid(*(np.arange(k) * d for k, d in zip(g.kernel, g.dilation, strict=True)), indexing="ij")
+    dy, dx = np.meshgrid(
+        *(np.arange(k) * d for k, d in zip(g.kernel, g.dilation, strict=True)), indexing="ij"
+    )
     both = np.stack([dy.reshape(-1), dx.reshape(-1)], axis=1)
     return _ints(both), _ints((both[:, 0] << _TAP_BITS) | both[:, 1])
 

@@ -6,6 +6,7 @@ is the list of all. Neighbouring threads read neighbouring entries; their sums f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy.typing as npt
 from tvm import tirx
 
 from sparsecc.ir.encoding import coarser
-from sparsecc.targets.gpu.tir import GpuBuilder
+from sparsecc.targets.gpu.tir import GpuBuilder, Private
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
-from sparsecc.targets.tir import const
+from sparsecc.targets.tir import Expr, const
 
 BLOCK = (32, 4)
 
@@ -56,7 +57,6 @@ def rows_kernel(form: RowsForm, symbol: str) -> tirx.PrimFunc:
     names = ("rows", "blocks", "depth", "x_origin", "x_n", "x_k", "y_origin", "y_n")
     rows, blocks, depth, x_origin, x_n, x_k, y_origin, y_n = (b.scalar(n) for n in names)
     operands.declare_scalars()
-    scratch = b.shared(TX * TY * R * N)
     mine = b.register(b.group(0) * TY + b.thread(1), dtype="int32").value
     block = b.register(tirx.Min(mine, blocks - 1), dtype="int32").value
     if start is None:
@@ -76,25 +76,47 @@ def rows_kernel(form: RowsForm, symbol: str) -> tirx.PrimFunc:
             w = b.register(tirx.Cast("float32", weight) if form.coded else weight).value
             for n in range(N):
                 b.set(sums[r][n], sums[r][n].value + w * inputs[n])
+
+    def store(total: Expr, row: Expr, n: Expr) -> None:
+        final = total if scale is None else total * scale[row]
+        index = b.register(y_origin + n * y_n + row, dtype="int32").value
+        out = operands.apply(final + bias[row], row=row, index=index, batch=const(0), lanes=1)
+        b.store(y, index, out)
+
+    fold_rows(b, sums, mine, rows, store)
+    return b.function(symbol)
+
+
+def fold_rows(
+    b: GpuBuilder,
+    sums: list[list[Private]],
+    block: Expr,
+    rows: Expr,
+    store: Callable[[Expr, Expr, Expr], None],
+) -> None:
+    """Add up the parts [R][N] that the threads along x have of a block's sums.
+
+    Args:
+        block: this thread's; blocks behind the last have no rows.
+        rows: M.
+        store: called with a sum, its row and its column.
+    """
+    (TX, TY), R, N = BLOCK, len(sums), len(sums[0])
+    scratch = b.shared(TX * TY * R * N)
     for r in range(R):
         for n in range(N):
             at = (b.thread(1) * (R * N) + (r * N + n)) * TX + b.thread(0)
             b.put_shared(scratch, at, sums[r][n].value)
     b.barrier()
-    for first_result in range(0, R * N, TX):
-        result = b.register(b.thread(0) + first_result, dtype="int32").value
+    for first in range(0, R * N, TX):
+        result = b.register(b.thread(0) + first, dtype="int32").value
         r = b.register(tirx.Div(result, const(N)), dtype="int32").value
-        n = b.register(result - r * N, dtype="int32").value
         row = b.register(block * R + r, dtype="int32").value
-        with b.branch(tirx.all(result < R * N, mine < blocks, row < rows)):
+        with b.branch(tirx.all(result < R * N, row < rows)):
             total = b.register(const(0.0, "float32"))
             with b.unrolled(TX) as t:
                 b.set(total, total.value + scratch[(b.thread(1) * (R * N) + result) * TX + t])
-            final = total.value if scale is None else total.value * scale[row]
-            index = b.register(y_origin + n * y_n + row, dtype="int32").value
-            out = operands.apply(final + bias[row], row=row, index=index, batch=const(0), lanes=1)
-            b.store(y, index, out)
-    return b.function(symbol)
+            store(total.value, row, b.register(result - r * N, dtype="int32").value)
 
 
 def pack_rows(matrix: npt.NDArray[Any], rows: int, *, sparse: bool) -> list[npt.NDArray[Any]]:

@@ -169,7 +169,9 @@ class DeviceGraph:
 
     def _plan(self, name: str, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> GpuPlan:
         low = self.low
-        buffers = {id(p.target): p.target for s in low.steps for p in s.pointers if isinstance(p.target, Buffer)}
+        buffers = {
+            id(p.target): p.target for s in low.steps for p in s.pointers if isinstance(p.target, Buffer)
+        }
         arena = place(buffers.values(), ALIGNMENT)
         steps = tuple(
             Step(s.label, s.symbol, tuple(resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind)

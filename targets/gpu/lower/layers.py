@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -10,8 +11,9 @@ import onnx_ir as ir
 
 from sparsecc.ir import encoding_of
 from sparsecc.ir.edit import constant_of
-from sparsecc.ir.quantized import quantized_of
+from sparsecc.ir.quantized import BLOCK, Quantized, quantized_of
 from sparsecc.targets.gpu.kernels.depthwise import THREADS, DepthwiseForm, depthwise_kernel
+from sparsecc.targets.gpu.kernels.groups import GroupsForm, groups_kernel, pack_groups
 from sparsecc.targets.gpu.kernels.product import (
     ProductForm,
     pack_dense,
@@ -25,6 +27,7 @@ from sparsecc.targets.gpu.kernels.rows import RowsForm, pack_rows, rows_kernel
 from sparsecc.targets.gpu.lower.forms import FormChoice, choose_form
 from sparsecc.targets.gpu.lower.state import QUAD, DeviceLowering, in_quads, is_flat, planes
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
+from sparsecc.targets.kernels.groups import stored_groups
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, columns_of, few, tail_of
 from sparsecc.targets.lower.conv_planes import report_conv
@@ -105,7 +108,12 @@ def _depthwise(
 
 
 def _pointers(
-    low: DeviceLowering, tables: list[npt.NDArray[np.generic]], x: Stored, y: Stored, tail: Tail, extra: list[Stored]
+    low: DeviceLowering,
+    tables: list[npt.NDArray[np.generic]],
+    x: Stored,
+    y: Stored,
+    tail: Tail,
+    extra: list[Stored],
 ) -> list[Pointer]:
     rows = row_operand_pointers(low, tail.row_operands)
     return [*low.pack(*tables), base(x), base(y), *rows, *map(base, extra)]
@@ -145,7 +153,9 @@ def _conv(
     report_conv(low, call, g, weight, choice.label, choice.reason, 0.0, 0.0, [index])
 
 
-def product_form(choice: FormChoice, columns: int, *, sparse: bool, windowed: bool, tail: Tail) -> ProductForm:
+def product_form(
+    choice: FormChoice, columns: int, *, sparse: bool, windowed: bool, tail: Tail
+) -> ProductForm:
     """The kernel of a layer: how many threads along rows and columns, and what is staged at once."""
     if sparse:
         block = (32, 4) if columns > _WIDE else (16, 8)
@@ -285,35 +295,63 @@ def _few_columns(
     assert x_value is not None
     columns = columns_of(shape)
     x, view = _input(low, x_value, shape, weights.transposed_input, quads=False)
-    choice = choose_form(matrix, len(matrix), dense_only=low.keep_dense(call.name))
-    rows = min(choice.rows, 4)
     quantized = quantized_of(matrix)
-    coded = quantized is not None and quantized.bits == 8
-    form = RowsForm(rows, columns, choice.sparse, coded, tail.epilogue)
-    symbol = low.kernel("rows", form, lambda s: rows_kernel(form, s))
-    tables = pack_rows(
-        quantized.codes if quantized is not None and coded else matrix, rows, sparse=choice.sparse
-    )
-    if quantized is not None and coded:
-        tables.append(np.pad(quantized.scale, (0, padded_rows_of(len(matrix)) - len(matrix))))
-    blocks = -(-len(matrix) // rows)
+    if quantized is not None and quantized.bits == 8 and "int8" not in low.gpu.types:
+        quantized = None
+    if quantized is not None and quantized.bits == 4:
+        kind, symbol, tables, sizes, label, reason = _groups(low, call, quantized, columns, tail)
+    else:
+        kind, symbol, tables, sizes, label, reason = _rows(low, call, matrix, quantized, columns, tail)
     extra = residuals(low, tail, y.layout)
     y_n = y.layout.strides[-2] if len(y.layout.strides) > 1 else 0
     scalars = [
-        len(matrix), blocks, matrix.shape[1], view.origin, view.strides[0], view.strides[1], y.layout.origin, y_n,
+        len(matrix), *sizes, view.origin, view.strides[0], view.strides[1], y.layout.origin, y_n,
         *(0 for _ in extra),
     ]  # fmt: skip
+    blocks = sizes[0] if sizes else len(matrix)
     index = low.launch(
         call.name,
-        "rows",
+        kind,
         symbol,
         _pointers(low, [*tables, bias], x, y, tail, extra),
         scalars,
         (-(-blocks // ROWS_BLOCK[1]), 1),
         ROWS_BLOCK,
     )
-    label = f"{'int8 ' if coded else ''}{choice.label}, {columns} column{'s' if columns > 1 else ''}"
-    _report(low, call, matrix, columns, label, choice.reason, index)
+    label += f", {columns} column{'s' if columns > 1 else ''}"
+    _report(low, call, matrix, columns, label, reason, index)
+
+
+_Kernel = tuple[str, str, list[npt.NDArray[np.generic]], list[int], str, str]
+"""Family, symbol, tables, scalars behind M, and for the report a label and why."""
+
+
+def _rows(
+    low: DeviceLowering, call: Call, matrix: FloatArray, quantized: Quantized | None, columns: int, tail: Tail
+) -> _Kernel:
+    """Weights of 32 or 8 bits, in blocks of rows."""
+    choice = choose_form(matrix, len(matrix), dense_only=low.keep_dense(call.name))
+    rows = min(choice.rows, 4)
+    form = RowsForm(rows, columns, choice.sparse, quantized is not None, tail.epilogue)
+    symbol = low.kernel("rows", form, lambda s: rows_kernel(form, s))
+    tables = pack_rows(matrix if quantized is None else quantized.codes, rows, sparse=choice.sparse)
+    if quantized is not None:
+        tables.append(np.pad(quantized.scale, (0, padded_rows_of(len(matrix)) - len(matrix))))
+    sizes = [-(-len(matrix) // rows), matrix.shape[1]]
+    label = ("" if quantized is None else "int8 ") + replace(choice, rows=rows).label
+    return "rows", symbol, tables, sizes, label, choice.reason
+
+
+def _groups(low: DeviceLowering, call: Call, quantized: Quantized, columns: int, tail: Tail) -> _Kernel:
+    """Weights of 4 bits; groups of zeros are not stored."""
+    form = GroupsForm(columns, tail.epilogue)
+    symbol = low.kernel("groups", form, lambda s: groups_kernel(form, s))
+    mask = stored_groups(quantized.codes)
+    if low.keep_dense(call.name):
+        mask[:] = True
+    label = "int4 dense" if mask.all() else f"int4 sparse 1x{BLOCK}"
+    reason = f"{mask.mean():.0%} of the groups of {BLOCK} columns are stored"
+    return "groups", symbol, pack_groups(quantized, mask), [], label, reason
 
 
 def _report(

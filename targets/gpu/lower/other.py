@@ -43,7 +43,12 @@ def lower_product(low: DeviceLowering, call: Call, wanted: Layout | None) -> Non
     for d, extent in enumerate(batch):
         back = d - len(batch)
         batches.append(
-            [extent, _batch_stride(a.layout, a_shape, back), _batch_stride(other.layout, b_shape, back), strides[d]]
+            [
+                extent,
+                _batch_stride(a.layout, a_shape, back),
+                _batch_stride(other.layout, b_shape, back),
+                strides[d],
+            ]
         )
     operands, sides = (a, other), ((a.layout.origin, a_m, a_k), (other.layout.origin, b_k, b_n))
     if y_m == 1 and y_n != 1:  # (A B)^T = B^T A^T, so that neighbouring threads write neighbouring elements
@@ -55,7 +60,18 @@ def lower_product(low: DeviceLowering, call: Call, wanted: Layout | None) -> Non
     symbol = low.kernel("matmul", form, lambda s: matmul_kernel(form, s))
     extra = residuals(low, tail, layout)
     tiles = -(-M // TILE[0])
-    scalars = [M, N, K, tiles, *sides[0], *sides[1], layout.origin, y_m, y_n, *(n for b in batches for n in b)]
+    scalars = [
+        M,
+        N,
+        K,
+        tiles,
+        *sides[0],
+        *sides[1],
+        layout.origin,
+        y_m,
+        y_n,
+        *(n for b in batches for n in b),
+    ]
     low.launch(
         call.name,
         "matmul",

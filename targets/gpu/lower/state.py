@@ -12,7 +12,6 @@ from sparsecc.targets.gpu.kernels.nest import THREADS, nest_call
 from sparsecc.targets.gpu.machine import Gpu
 from sparsecc.targets.gpu.plan import ALIGNMENT, Argument, Launch
 from sparsecc.targets.layout import Layout, round_up
-from sparsecc.targets.lower.memory import Buffer
 from sparsecc.targets.lower.state import Lowering, Pointer, Stored
 from sparsecc.targets.plan import Ref, Weights
 
@@ -112,6 +111,6 @@ def is_flat(stored: Stored, shape: Sequence[int]) -> bool:
 def in_quads(stored: Stored, strides: Sequence[int], count: int) -> bool:
     """Whether rows `strides` apart, of `count` elements, begin at quads and end in memory of this value."""
     aligned = all(s % QUAD == 0 for s in strides) and stored.layout.origin % QUAD == 0
-    return aligned and (count % QUAD == 0 or (not stored.exact and all(s >= round_up(count, QUAD) for s in strides)))
-
-
+    return aligned and (
+        count % QUAD == 0 or (not stored.exact and all(s >= round_up(count, QUAD) for s in strides))
+    )
