@@ -2,7 +2,8 @@
 
 fp32 is compared with ONNX Runtime on the same network, 8 bits with the artifact of this machine. ptxas tells
 registers, shared memory and spills of each kernel. Nothing is timed: PoCL, which runs OpenCL on a CPU, says
-nothing of GPUs. Results are kept one by one, so that a run that was cut off goes on; docs/gpu.md has the tables.
+nothing of GPUs. Results are kept one by one, so that a run that was cut off goes on; docs/gpu.md has the
+tables.
 """
 
 from __future__ import annotations
@@ -132,7 +133,9 @@ def _uses(artifact: Path) -> Json:
     for architecture in ARCHITECTURES:
         for use in kernel_uses(source, architecture):
             found.setdefault(use.kernel, {})[architecture] = {
-                "registers": use.registers, "shared": use.shared_bytes, "local": use.stack_bytes + use.spill_bytes
+                "registers": use.registers,
+                "shared": use.shared_bytes,
+                "local": use.stack_bytes + use.spill_bytes,
             }  # fmt: skip
     return found
 
@@ -147,9 +150,15 @@ def as_tables(found: Json) -> str:
         for variant, rows in found[name].items():
             row = rows["opencl"]
             share = f"{row['sparse']} of {row['layers']}"
-            lines.append(
-                f"| {name} | {variant} | {share} | {row['kernels']} | {row['launches']} | {row['relative']:.1e} |"
-            )
+            cells = [
+                name,
+                variant,
+                share,
+                str(row["kernels"]),
+                str(row["launches"]),
+                f"{row['relative']:.1e}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     kernels: Json = {}
     for rows in found.values():
         for row in rows.values():
@@ -175,7 +184,8 @@ def _range(values: Any) -> str:
 def _write_page(found: Json) -> None:
     begin, end = "<!-- begin: make gpu -->", "<!-- end: make gpu -->"
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "apache-tvm", "pyopencl"))
-    text = f"{begin}\n{as_tables(found)}\n\n`make gpu`; {versions}; {device_names()[0].partition(':')[0]}.\n{end}"
+    platform = device_names()[0].partition(":")[0]
+    text = f"{begin}\n{as_tables(found)}\n\n`make gpu`; {versions}; {platform}.\n{end}"
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(re.sub(f"{begin}.*{end}", lambda _: text, page, flags=re.DOTALL), encoding="utf-8")
     print(f"wrote {PAGE}")

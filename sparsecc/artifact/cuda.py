@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ _PTX = "kernels.ptx"
 
 
 class CudaDevice:
-    """A device with the kernels of one artifact: the cubin of its architecture, or PTX that the driver compiles.
+    """A device with the kernels of one artifact: the cubin of its architecture, or PTX.
 
     Args:
         folder: of the artifact.
@@ -109,7 +110,7 @@ class CudaDevice:
 
 
 def binary_for(folder: Path, major: int, minor: int) -> Path:
-    """The cubin for a compute capability, which runs those of its own major number up to its minor one; or PTX.
+    """The cubin for a compute capability, of its own major number and at most its minor one; or PTX.
 
     Raises:
         ArtifactError: the artifact has nothing for the device.
@@ -130,6 +131,4 @@ def _driver() -> Any:
         raise ArtifactError(
             "CUDA artifacts run through the cuda-bindings package: run `pip install sparsecc[cuda]`"
         )
-    from cuda.bindings import driver
-
-    return driver
+    return import_module("cuda.bindings.driver")

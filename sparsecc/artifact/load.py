@@ -78,8 +78,8 @@ def _device_engine(manifest: Manifest, folder: Path, device: str) -> Engine:
 
         return DeviceEngine(manifest, folder, WebGpuDevice(folder / manifest.library, device))
     raise ArtifactError(
-        f"sparsecc runs no artifacts for {manifest.machine}: {manifest.library} and launches.json are for a program "
-        "of your own"
+        f"sparsecc runs no artifacts for {manifest.machine}: {manifest.library} and launches.json are for a "
+        "program of your own"
     )
 
 

@@ -23,8 +23,8 @@ class OpenClDevice:
 
     Args:
         source: OpenCL C.
-        choice: a part of the name of a platform or device, or its number in `device_names`; "" takes the first
-            GPU, or else the first device of any kind.
+        choice: a part of the name of a platform or device, or its number in `device_names`; "" takes the
+            first GPU, or else the first device of any kind.
 
     Raises:
         UsageError: no such device.
@@ -38,7 +38,8 @@ class OpenClDevice:
         self.name = str(device.name).strip()
         if device.mem_base_addr_align // 8 > ALIGNMENT:
             raise ArtifactError(
-                f"{self.name} aligns buffers to {device.mem_base_addr_align // 8} bytes, and artifacts to {ALIGNMENT}"
+                f"{self.name} aligns buffers to {device.mem_base_addr_align // 8} bytes, "
+                f"and artifacts to {ALIGNMENT}"
             )
         self._context = self._tried("open", lambda: cl.Context([device]))
         self._queue = cl.CommandQueue(self._context)

@@ -183,7 +183,7 @@ def _write_kernels(plan: GpuPlan, folder: Path, *, embed: bool) -> int:
 def _write_libraries(
     plan: Plan, folder: Path, build: Path, embedded: str | None, compiler: str | None
 ) -> int:
-    """Link the libraries, with the weights where their SHA-256 is given; returns the scratch memory of a run."""
+    """Link the libraries, with the weights if their SHA-256 is given; returns a run's scratch memory."""
     from sparsecc.targets.driver import generate, include_folders, total_arena_bytes
     from sparsecc.targets.linking import Job, build_libraries
     from sparsecc.targets.toolchain import find_toolchain

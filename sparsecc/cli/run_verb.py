@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from sparsecc.arrays import Array
 
 _DETAILS = """\
-Needs numpy only, and wasmtime for WebAssembly or pyopencl for OpenCL. Inputs must have exactly the shapes and types that `sparsecc
-inspect` shows; inputs that no file gives are drawn at random. With --emulator an artifact for Linux on
-another architecture runs in QEMU's user mode, which needs a C compiler for that architecture."""
+Needs numpy only, and wasmtime for WebAssembly or pyopencl for OpenCL. Inputs must have
+exactly the shapes and types that `sparsecc inspect` shows; inputs that no file gives are drawn at random.
+With --emulator an artifact for Linux on another architecture runs in QEMU's user mode, which needs a C
+compiler for that architecture."""
 _EXAMPLES = """\
   sparsecc run model.scc
   sparsecc run model.scc --input photo.npy -o result.npz

@@ -8,10 +8,11 @@ from sparsecc.cli.options import Verbs, add_verb
 from sparsecc.cli.table import table
 
 _DETAILS = """\
-An artifact runs on every machine that has the features of its target; `float` counts the lanes and the
-registers of a vector, and `int8` names what multiplies 8-bit codes. Targets of other machines than this one
-need a C compiler for them, which `pip install sparsecc[zig]` brings. Targets for GPUs have no vectors of their own:
-their kernels are listed instead, and `cuda` needs nvcc or `pip install sparsecc[cuda]` to compile."""
+An artifact runs on every machine that has the features of its target; `float` counts the
+lanes and the registers of a vector, and `int8` names what multiplies 8-bit codes. Targets of other machines
+than this one need a C compiler for them, which `pip install sparsecc[zig]` brings. Targets for GPUs have no
+vectors of their own: their kernels are listed instead, and `cuda` needs nvcc or `pip install sparsecc[cuda]`
+to compile."""
 _EXAMPLES = "  sparsecc targets"
 
 

@@ -34,7 +34,8 @@ def device_plan(
         lowered, generated: told how much is done of how much.
 
     Raises:
-        UnsupportedOpError, LoweringError: the graph cannot be lowered, or there is no compiler for the binaries.
+        UnsupportedOpError, LoweringError: the graph cannot be lowered, or there is no compiler for the
+        binaries.
     """
     lowering = DeviceGraph(model, gpu, dense_only=dense_only, dense_layers=dense_layers)
     plan = lowering.run(name, lowered)

@@ -1,4 +1,4 @@
-"""CUDA sources -> cubins, through nvcc or the NVRTC of PyPI's cuda-bindings, and what ptxas says of each kernel."""
+"""CUDA sources -> cubins, through nvcc or the NVRTC of PyPI's cuda-bindings, and what ptxas says of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,7 @@ def _nvcc(source: str, architecture: str, kind: str) -> tuple[bytes, str]:
 
 
 def _nvrtc(source: str, architecture: str, kind: str) -> bytes:
-    from cuda.bindings import nvrtc  # pyright: ignore[reportMissingImports]
-
-    api: Any = nvrtc
+    api: Any = import_module("cuda.bindings.nvrtc")
 
     def checked(result: tuple[Any, ...]) -> Any:
         if int(result[0]) != 0:

@@ -3,8 +3,8 @@
     {"launches": [{"kernel": "...", "grid": [x, y], "block": [x, y, z], "scalars": [...],
                    "pointers": [[space, index, offset, bytes], ...]}, ...]}
 
-Arguments are the pointers, then the int32 scalars, in the order of the kernel's parameters. Spaces are those of
-`Ref`; offsets are multiples of `ALIGNMENT`, so that every API can bind a part of a buffer by itself.
+Arguments are the pointers, then the int32 scalars, in the order of the kernel's parameters. Spaces are those
+of `Ref`; offsets are multiples of `ALIGNMENT`, so that every API can bind a part of a buffer by itself.
 """
 
 from __future__ import annotations

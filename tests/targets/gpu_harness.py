@@ -88,8 +88,8 @@ def _manifest(plan: GpuPlan) -> Manifest:
         return tuple(TensorInfo(s.name, s.dtype, s.shape) for s in specs)
 
     return Manifest(
-        "", plan.name, plan.target, plan.target, (), infos(plan.inputs), infos(plan.outputs), plan.arena_bytes,
-        plan.weights.nbytes, False, "", (), {},
+        "", plan.name, plan.target, plan.target, (), infos(plan.inputs), infos(plan.outputs),
+        plan.arena_bytes, plan.weights.nbytes, False, "", (), {},
     )  # fmt: skip
 
 

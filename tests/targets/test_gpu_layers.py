@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from gpu_harness import check, needs_opencl, planned
@@ -14,8 +17,7 @@ pytestmark = needs_opencl
 
 
 @pytest.mark.parametrize("make", [convolutions, transformer], ids=["convolutions", "transformer"])
-def test_networks(make: object) -> None:
-    assert callable(make)
+def test_networks(make: Callable[[], Network]) -> None:
     plan = check(make())
     assert {step.kind for step in plan.steps} >= {"product", "generic"}
 
@@ -78,14 +80,15 @@ def test_convolutions_with_windows(pattern: str) -> None:
     """Kernel sizes, strides, dilations, uneven pads, groups, batches, and planes of no whole quads."""
     net = Network()
     x = net.input(2, 8, 13, 11)
-    for kernel, more in (
+    windows: list[tuple[tuple[int, int], dict[str, Any]]] = [
         ((3, 3), {"pads": [1] * 4}),
         ((5, 5), {"pads": [2, 1, 2, 3], "strides": [2, 2]}),
         ((1, 1), {"strides": [2, 2]}),
         ((3, 3), {"dilations": [2, 2], "pads": [2] * 4}),
         ((2, 3), {"group": 2}),
         ((7, 1), {"pads": [3, 0, 3, 0], "group": 4}),
-    ):
+    ]
+    for kernel, more in windows:
         y = net.add("Relu", net.conv(x, 8, 20, kernel, pattern=pattern, **more))
         net.output(net.add("Add", net.conv(y, 20, 20, (1, 1), pattern=pattern), y))
     net.output(net.conv(net.input(1, 5, 30), 5, 12, (3,), pads=[1, 1], pattern=pattern))
@@ -95,12 +98,13 @@ def test_convolutions_with_windows(pattern: str) -> None:
 def test_depthwise() -> None:
     net = Network()
     x = net.input(2, 12, 17, 10)
-    for kernel, more in (
+    windows: list[tuple[tuple[int, int], dict[str, Any]]] = [
         ((3, 3), {"pads": [1] * 4}),
         ((3, 3), {"pads": [0, 1, 1, 0], "strides": [2, 2]}),
         ((5, 5), {"pads": [2] * 4, "strides": [2, 1]}),
         ((3, 3), {"pads": [2] * 4, "dilations": [2, 2]}),
-    ):
+    ]
+    for kernel, more in windows:
         y = net.conv(x, 12, 12, kernel, group=12, **more)
         net.output(net.add("Relu", y))
     net.output(net.conv(x, 12, 24, (3, 3), group=12))

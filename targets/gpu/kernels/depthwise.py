@@ -30,9 +30,9 @@ class DepthwiseForm:
 def depthwise_kernel(form: DepthwiseForm, symbol: str) -> tirx.PrimFunc:
     """Pointers: weights [C, taps], bias, X, Y, then the epilogue's.
 
-    Scalars: output channels, channels per input channel, output positions, output width, height, width, padding
-    above and left, X's row pitch, channel pitch, origin and batch stride, Y's channel pitch, origin and batch
-    stride, then the epilogue's. Grid: positions, batch x channels.
+    Scalars: output channels, channels per input channel, output positions, output width, height, width,
+    padding above and left, X's row pitch, channel pitch, origin and batch stride, Y's channel pitch, origin
+    and batch stride, then the epilogue's. Grid: positions, batch x channels.
     """
     b = GpuBuilder((THREADS,))
     weights, bias, x, y = (b.pointer(n) for n in ("weights", "bias", "x", "y"))

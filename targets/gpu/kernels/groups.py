@@ -1,8 +1,9 @@
 """Linear layers with few columns and weights of 4 bits, whose groups of 32 columns are zero or stored.
 
-Y[n, m] = epilogue(bias[m] + sum_g scale[m, g] sum_(k in g) code[m, k] X[n, k]) over the groups g of row m that hold a
-nonzero (GQSA, Zeng et al. 2024); dense is all of them. A group is 4 words of 32 bits: column j has bits 4 (j / 4) and up
-of word j mod 4, 4 bits are a code plus 8. Four neighbouring threads take the words of a group.
+Y[n, m] = epilogue(bias[m] + sum_g scale[m, g] sum_(k in g) code[m, k] X[n, k]) over the groups g of row m
+that hold a nonzero (GQSA, Zeng et al. 2024); dense is all of them. A group is 4 words of 32 bits: column j
+has bits 4 (j / 4) and up of word j mod 4, 4 bits are a code plus 8. Four neighbouring threads take the words
+of a group.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class GroupsForm:
 def groups_kernel(form: GroupsForm, symbol: str) -> tirx.PrimFunc:
     """The PrimFunc of a form.
 
-    Pointers: start, group, words and scale of `pack_groups`, bias, X, Y, then the epilogue's. Scalars: M, X's origin and
-    strides along n and k, Y's origin and stride along n, then the epilogue's. Grid: rows.
+    Pointers: start, group, words and scale of `pack_groups`, bias, X, Y, then the epilogue's. Scalars: M, X's
+    origin and strides along n and k, Y's origin and stride along n, then the epilogue's. Grid: rows.
     """
     b = GpuBuilder(BLOCK)
     (TX, TY), N = BLOCK, form.columns

@@ -1,7 +1,7 @@
 """Matrix products of two activations in any affine layouts, in tiles through shared memory.
 
-Y[b, m, n] = epilogue(sum_k A[b, m, k] B[b, k, n]). A group computes 32 x 64 outputs; a thread 4 x 4 of them, with
-columns TX apart, so that neighbouring threads read and write neighbouring elements along n.
+Y[b, m, n] = epilogue(sum_k A[b, m, k] B[b, k, n]). A group computes 32 x 64 outputs; a thread 4 x 4 of them,
+with columns TX apart, so that neighbouring threads read and write neighbouring elements along n.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class MatMulForm:
 def matmul_kernel(form: MatMulForm, symbol: str) -> tirx.PrimFunc:
     """Pointers: A, B, Y, then the epilogue's.
 
-    Scalars: M, N, K, row tiles, then of A, B and Y the origin and both matrix strides (m and k, k and n, m and n), then
-    per batch dimension its extent and the strides of A, B and Y. Grid: column tiles, batch x row tiles. Tensors of
-    the epilogue are laid out as Y, batch included.
+    Scalars: M, N, K, row tiles, then of A, B and Y the origin and both matrix strides (m and k, k and n, m
+    and n), then per batch dimension its extent and the strides of A, B and Y. Grid: column tiles, batch x row
+    tiles. Tensors of the epilogue are laid out as Y, batch included.
     """
     b = GpuBuilder(BLOCK)
     TX, TY = BLOCK

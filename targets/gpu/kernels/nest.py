@@ -1,8 +1,8 @@
 """Everything that has no family of its own: TVM's legalisation, one thread for each output element.
 
 The expressions are those of the CPU's generic kernels (sparsecc/targets/kernels/generic.py), with one lane:
-elementwise chains, gathers, reductions, pools, copies between layouts. Neighbouring threads write neighbouring
-elements.
+elementwise chains, gathers, reductions, pools, copies between layouts. Neighbouring threads write
+neighbouring elements.
 """
 
 from __future__ import annotations

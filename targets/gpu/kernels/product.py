@@ -1,12 +1,13 @@
 """Weights times columns: linear layers and convolutions, in sparse blocks or dense.
 
-Y[m, n] = epilogue(bias[m] + sum_k W[m, k] X[offset[k] + n]), n over output positions or tokens. A thread has R
-rows and V columns. A convolution with windows reads X[offset[k] + place(n)] where the tap lies inside the plane
-and 0 outside, so nothing is padded or copied.
+Y[m, n] = epilogue(bias[m] + sum_k W[m, k] X[offset[k] + n]), n over output positions or tokens. A thread has
+R rows and V columns. A convolution with windows reads X[offset[k] + place(n)] where the tap lies inside the
+plane and 0 outside, so nothing is padded or copied.
 
 Sparse: blocks of R rows share a list of columns; a group of threads takes TY blocks, stages their columns and
-weights through shared memory a chunk at a time, and reads X by vectors, as Sputnik does (Gale et al., "Sparse GPU
-Kernels for Deep Learning", 2020). Blocks are ordered by their count, so that those of one group have equal work.
+weights through shared memory a chunk at a time, and reads X by vectors, as Sputnik does (Gale et al., "Sparse
+GPU Kernels for Deep Learning", 2020). Blocks are ordered by their count, so that those of one group have
+equal work.
 Dense: all columns in order, so that X is staged too and shared by TY x R rows.
 """
 
@@ -63,10 +64,11 @@ class ProductForm:
 def product_kernel(form: ProductForm, symbol: str) -> tirx.PrimFunc:
     """The PrimFunc of a form.
 
-    Pointers: `SparseTables` or `DenseTables` in order, bias, X, Y, then the epilogue's. Scalars: M, N, the blocks
-    (sparse) or columns (dense), groups of threads per batch, Y's row pitch, origin and batch stride, X's origin and
-    batch stride, for windows `window_scalars`, then the epilogue's. Pitches, origins and strides of Y, and without
-    windows of X too, are in units of V, as offsets are then, so that compilers see that vectors are aligned.
+    Pointers: `SparseTables` or `DenseTables` in order, bias, X, Y, then the epilogue's. Scalars: M, N, the
+    blocks (sparse) or columns (dense), groups of threads per batch, Y's row pitch, origin and batch stride,
+    X's origin and batch stride, for windows `window_scalars`, then the epilogue's. Pitches, origins and
+    strides of Y, and without windows of X too, are in units of V, as offsets are then, so that compilers see
+    that vectors are aligned.
     Grid: column tiles, batch x row tiles.
     """
     b = GpuBuilder(form.block)

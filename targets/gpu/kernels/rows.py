@@ -1,7 +1,8 @@
 """Linear layers with few columns: the threads of a row block share its weights' columns.
 
-Y[n, m] = epilogue(bias[m] + scale[m] sum_k W[m, k] X[n, k]) for blocks of R rows that share a list of columns; dense
-is the list of all. Neighbouring threads read neighbouring entries; their sums fold through shared memory.
+Y[n, m] = epilogue(bias[m] + scale[m] sum_k W[m, k] X[n, k]) for blocks of R rows that share a list of
+columns; dense is the list of all. Neighbouring threads read neighbouring entries; their sums fold through
+shared memory.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class RowsForm:
 def rows_kernel(form: RowsForm, symbol: str) -> tirx.PrimFunc:
     """The PrimFunc of a form.
 
-    Pointers: start and column (sparse), value [entries, R], scale (coded), bias, X, Y, then the epilogue's. Scalars: M,
-    blocks, K, X's origin and strides along n and k, Y's origin and stride along n, then the epilogue's. Grid: blocks.
+    Pointers: start and column (sparse), value [entries, R], scale (coded), bias, X, Y, then the epilogue's.
+    Scalars: M, blocks, K, X's origin and strides along n and k, Y's origin and stride along n, then the
+    epilogue's. Grid: blocks.
     """
     b = GpuBuilder(BLOCK)
     (TX, TY), R, N = BLOCK, form.rows, form.columns

@@ -25,7 +25,7 @@ _LONG = 256  # elements of a row that a whole group shares
 
 @dataclass(frozen=True)
 class NormForm:
-    """Layer or RMS normalisation of rows; the tensors of `rows` are X, Y and the scale and bias that there are."""
+    """Layer or RMS normalisation of rows; the tensors of `rows` are X, Y, and scale and bias if any."""
 
     rows: RowForm
     epsilon: float

@@ -1,7 +1,7 @@
 """Which form a layer with weights gets: block height, sparse or dense, by a count of loads and multiply-adds.
 
-A thread with R rows and V columns makes R V multiply-adds for each entry, one load of V inputs, and one of the entry's
-column and R weights. On no device has that been measured.
+A thread with R rows and V columns makes R V multiply-adds for each entry, one load of V inputs, and one of
+the entry's column and R weights. On no device has that been measured.
 """
 
 from __future__ import annotations

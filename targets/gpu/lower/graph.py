@@ -132,8 +132,8 @@ class DeviceGraph:
             )
         if op in ALONE:
             raise UnsupportedOpError(
-                f"{op} node {call.name!r} has no kernel for {self.low.gpu.name}; compile for a CPU, or export the model "
-                "without it"
+                f"{op} node {call.name!r} has no kernel for {self.low.gpu.name}; compile for a CPU, "
+                "or export the model without it"
             )
         if op == "Constant":
             array = constant_of(node.outputs[0])

@@ -60,7 +60,8 @@ class DeviceLowering(Lowering):
         """
         if grid[1] > LARGEST_GRID:
             raise UnsupportedOpError(
-                f"{label}: {grid[1]} rows of thread groups, and devices have {LARGEST_GRID}: use a smaller batch"
+                f"{label}: {grid[1]} rows of thread groups, and devices have {LARGEST_GRID}: "
+                "use a smaller batch"
             )
         x, y, z = (*block, *(1 for _ in range(3 - len(block))))
         self._threads.append((grid, (x, y, z)))
