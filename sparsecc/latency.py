@@ -44,9 +44,9 @@ class PredictedLatency:
 
     def _seconds(self, model: ir.Model) -> float:
         from sparsecc.targets.lower.graph import GraphLowering
-        from sparsecc.targets.registry import machine_for
+        from sparsecc.targets.registry import cpu_for
 
-        machine = machine_for(self._target)
+        machine = cpu_for(self._target)
         plan = GraphLowering(_prepared(model, self._shapes), machine).run("model", machine.name)
         return sum(line.predicted_seconds for line in layer_lines(plan.report["layers"]))
 

@@ -46,6 +46,21 @@ def machine_for(target: str) -> Machine:
     )
 
 
+def cpu_for(target: str) -> Machine:
+    """The machine of a target whose kernels have predicted times.
+
+    Raises:
+        UsageError: no such target, or one for GPUs.
+        LoweringError: as `machine_for`.
+    """
+    if target in GPUS:
+        raise UsageError(
+            f"target {target} is for GPUs, whose kernels are neither timed nor predicted; targets that are: "
+            f"{', '.join((*HOST, *MACHINES))}"
+        )
+    return machine_for(target)
+
+
 def missing_features(machine: Machine) -> list[str]:
     """What this machine lacks to run artifacts for another; its architecture and system come first."""
     if machine.platform.name != host_machine():

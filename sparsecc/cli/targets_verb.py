@@ -37,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
         needs = ", ".join(machine.all_features)
         rows.append((name, machine.platform.name, here, size, machine.products, machine.verified, needs))
     print(table(("target", "platform", "runs here", "float", "int8", "checked", "needs"), rows))
-    print()
     rows = [
         (name, gpu.source, _devices(name), gpu.verified, ", ".join(gpu.families))
         for name, gpu in GPUS.items()

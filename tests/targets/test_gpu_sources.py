@@ -65,7 +65,7 @@ def test_spills_are_read() -> None:
     text = (
         "ptxas info    : Compiling entry function 'k1' for 'sm_80'\n"
         "    16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads\n"
-        "ptxas info    : Used 40 registers, used 1 barriers, 16 bytes cumulative stack size, 6144 bytes smem\n"
+        "ptxas info    : Used 40 registers, used 1 barriers, 16 bytes cumulative stack, 6144 bytes smem\n"
     )
     assert parse_uses(text) == [KernelUse("k1", "sm_80", 40, 6144, 16, 20)]
 
