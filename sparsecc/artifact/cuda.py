@@ -43,7 +43,6 @@ class CudaDevice:
             raise UsageError(f"there is no CUDA device {choice!r}; devices are 0 to {count - 1}")
         self._device = self._tried("cuDeviceGet", number)
         self._context = self._tried("cuDevicePrimaryCtxRetain", self._device)
-        self._tried("cuCtxSetCurrent", self._context)
         attribute = self._driver.CUdevice_attribute
         major, minor = (
             self._tried("cuDeviceGetAttribute", getattr(attribute, name), self._device)
@@ -101,6 +100,8 @@ class CudaDevice:
 
     def _tried(self, name: str, *arguments: Any) -> Any:
         try:
+            if self._context is not None:  # of this thread, whichever runs the session
+                self._driver.cuCtxSetCurrent(self._context)
             status, *results = getattr(self._driver, name)(*arguments)
         except RuntimeError as error:  # the package loads the driver's library at the first call
             raise ArtifactError(f"NVIDIA's driver cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -62,6 +62,14 @@ class DeviceEngine:
 
     def __init__(self, manifest: Manifest, folder: Path, device: Device) -> None:
         self._device = device
+        try:
+            self._prepare(manifest, folder)
+        except BaseException:
+            device.close()
+            raise
+
+    def _prepare(self, manifest: Manifest, folder: Path) -> None:
+        device = self._device
         path = folder / LAUNCHES
         try:
             launches = parse_launches(path.read_bytes())
