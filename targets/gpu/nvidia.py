@@ -14,7 +14,6 @@ from typing import Any
 
 from sparsecc.errors import LoweringError
 
-_PTXAS = "--register-usage-level=10"  # rather a register more than a spill
 _PTX = "sm_80"  # newer devices than those of the cubins compile this one's PTX
 
 
@@ -98,7 +97,7 @@ def _nvcc(source: str, architecture: str, kind: str) -> tuple[bytes, str]:
     with tempfile.TemporaryDirectory(prefix="sparsecc-cuda-") as name:
         path, result = Path(name) / "kernels.cu", Path(name) / f"kernels.{kind}"
         path.write_text(source, encoding="utf-8")
-        flags = [f"-arch={architecture}", f"-{kind}", "-O3", "-Xptxas", f"-v,{_PTXAS}"]
+        flags = [f"-arch={architecture}", f"-{kind}", "-O3", "-Xptxas", "-v"]
         command = ["nvcc", *flags, "-o", str(result), str(path)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode != 0:
@@ -118,7 +117,7 @@ def _nvrtc(source: str, architecture: str, kind: str) -> bytes:
     program = checked(api.nvrtcCreateProgram(source.encode(), b"kernels.cu", 0, [], []))
     number = architecture.removeprefix("sm_")
     real = f"sm_{number}" if kind == "cubin" else f"compute_{number}"
-    options = [f"--gpu-architecture={real}".encode(), f"--ptxas-options={_PTXAS}".encode()]
+    options = [f"--gpu-architecture={real}".encode()]
     (status,) = api.nvrtcCompileProgram(program, len(options), options)
     if int(status) != 0:
         log = b" " * checked(api.nvrtcGetProgramLogSize(program))

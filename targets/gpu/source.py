@@ -56,9 +56,20 @@ def kernel_source(func: tirx.PrimFunc, gpu: Gpu) -> str:
     text = str(built.inspect_source())
     if gpu.language == "webgpu":
         text = _as_wgsl(text, symbol)
+    if gpu.language == "cuda":
+        text = re.sub(r"__launch_bounds__\((\d+)\)", _bounds, text)
     if gpu.language in _SIGNATURES:
         _check_order(text, symbol, [str(p.name) for p in func.params], _SIGNATURES[gpu.language])
     return text
+
+
+def _bounds(match: re.Match[str]) -> str:
+    """Launch bounds that let ptxas spend 80 registers on a thread before it spills any."""
+    threads = int(match[1])
+    return f"__launch_bounds__({threads}, {max(1, _RESIDENT // threads)})"
+
+
+_RESIDENT = 768  # threads of a multiprocessor with 64 Ki registers
 
 
 def _as_wgsl(text: str, symbol: str) -> str:

@@ -1,8 +1,11 @@
+# ruff: noqa: N802 (names of the CUDA driver)
 """Artifacts for GPUs from the public functions and the command line, and what they say to wrong input."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -259,3 +262,64 @@ def test_binary_for_each_capability(tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(ArtifactError, match=r"no kernels for compute capability 7\.5: it needs 8\.0"):
         binary_for(tmp_path, 7, 5)
+
+
+class _Driver:
+    """NVIDIA's driver as far as it can be without a GPU: memory is numbers, and launches are kept."""
+
+    CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=8, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=6
+    )
+
+    def __init__(self) -> None:
+        self.memory: dict[int, int] = {}
+        self.launched: list[tuple[Any, ...]] = []
+        self.loaded = b""
+
+    def cuDeviceGetAttribute(self, attribute: int, device: int) -> tuple[int, int]:
+        return 0, attribute
+
+    def cuDeviceGetCount(self) -> tuple[int, int]:
+        return 0, 1
+
+    def cuModuleLoadData(self, image: bytes) -> tuple[int, str]:
+        self.loaded = image
+        return 0, "module"
+
+    def cuModuleGetFunction(self, module: str, name: bytes) -> tuple[int, str]:
+        return 0, name.decode()
+
+    def cuMemAlloc(self, nbytes: int) -> tuple[int, int]:
+        address = 1 << 20 | len(self.memory) << 32
+        self.memory[address] = nbytes
+        return 0, address
+
+    def cuLaunchKernel(self, *arguments: Any) -> tuple[int]:
+        self.launched.append(arguments)
+        return (0,)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: (0, 0)
+
+
+def test_cuda_launches_fit_the_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each launch passes what the kernel's source declares, and addresses inside of what was allocated."""
+    path = small_cuda(tmp_path)
+    driver = _Driver()
+    monkeypatch.setattr(cuda, "_driver", lambda: driver)
+    source = (path / "kernels.cu").read_text()
+    with sparsecc.load(path, device="0") as session:
+        session.run({"x0": np.zeros((16, 8), np.float32)})
+    assert driver.loaded == (path / "kernels.sm_80.cubin").read_bytes()
+    assert len(driver.launched) == len(session.steps)
+    for function, *sizes, shared, stream, (values, types), extra in driver.launched:
+        match = re.search(rf"__launch_bounds__\((\d+), \d+\) {function}\(([^)]*)\) {{", source)
+        assert match is not None
+        parameters = match[2].split(", ")
+        assert len(parameters) == len(values) == len(types)
+        for parameter, value, kind in zip(parameters, values, types, strict=True):
+            assert kind is (ctypes.c_void_p if "*" in parameter else ctypes.c_int), parameter
+            if "*" in parameter:
+                assert any(start <= value < start + size for start, size in driver.memory.items())
+        assert int(np.prod(sizes[3:])) == int(match[1])
+        assert (shared, stream, extra) == (0, 0, 0)
