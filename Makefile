@@ -18,7 +18,10 @@
 #   make permutation    magnitude that patterns keep after reordering channels: docs/passes.md
 #   make pruning        pruned against dense speed, and how the analysis scales: benchmarks/results
 #   make accuracy       what pruning costs on real weights: docs/accuracy.md; TASKS= for some; resumes
-#   make one-shot       perplexity of a language model by pattern and one-shot method; METHODS= for some; resumes
+#   make one-shot       what zeros without fine-tuning cost: docs/one-shot.md; METHODS= for some; resumes
+#   make one-shot-memory  a language model of 500 M parameters by SparseGPT, and its memory
+#   make compress       a latency met layer by layer, beside single patterns: docs/compress.md; MODELS= for some
+#   make sparse-training  what zeros cost a network that trains with them: docs/training.md; resumes
 #   make accuracy-int8  what 8-bit weights and activations cost: docs/quantization.md; TASKS= for some
 #   make int8-peers     ONNX Runtime's own 8-bit networks, by how they are made: benchmarks/results/int8-peers.json
 #   make coverage       structural pruning of every network of the zoo: docs/coverage.md; NAMES= for some
@@ -48,7 +51,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets gpu pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot peers decode-peer clean
+.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets gpu pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot one-shot-memory compress sparse-training peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -132,8 +135,17 @@ default-database: $(STAMP)
 tuning: $(STAMP)
 	$(BIN)/python -m benchmarks.tuning $(MODELS)
 
+compress: $(STAMP)
+	$(BIN)/python -m benchmarks.compress $(MODELS)
+
+sparse-training: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sparse_training
+
 one-shot: $(STAMP)
-	$(BIN)/python -m benchmarks.one_shot $(METHODS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.one_shot $(METHODS)
+
+one-shot-memory: $(STAMP)
+	$(BIN)/python -m benchmarks.one_shot_memory
 
 permutation: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.permutation $(MODELS)

@@ -1,8 +1,7 @@
-"""`make one-shot`: what zeros cost a language model, by pattern and method, without training.
+"""`make one-shot`: what zeros cost a language model, a text encoder and a CNN, by pattern and method.
 
-SmolLM2-135M-Instruct with its real weights, de-quantised from 4 bits: all linear layers of its 30 blocks get
-the same share of zeros, the embedding none. Calibration: 24 windows of 512 tokens of news; perplexity: 12
-windows of 512 tokens of other documents. Cells that are in the results already are not run again.
+Nothing is fine-tuned. One cell is a task, a method, a pattern and a sparsity; cells go to
+benchmarks/results/one-shot.json as they are measured and are not measured again, and to docs/one-shot.md.
 """
 
 from __future__ import annotations
@@ -12,6 +11,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,76 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-import sparsecc
-from benchmarks.accuracy_smollm2 import TEST_DOCUMENTS, WINDOW, SmolLM2Task, token_ids
-from benchmarks.accuracy_texts import news
-from sparsecc.passes.criteria import Calibration
+from benchmarks.one_shot_page import write_page
+from benchmarks.one_shot_tasks import TASKS, OneShotTask
+from sparsecc.passes.base import Context
+from sparsecc.passes.criteria.linear_layers import linear_layers
+from sparsecc.passes.one_shot import OneShot, one_shot
+from sparsecc.passes.one_shot_blocks import Reconstruction
+from sparsecc.passes.one_shot_importance import squared_gradients
+from sparsecc.passes.one_shot_state import fingerprint
+from sparsecc.passes.permute import Permute
+from sparsecc.passes.sparsify import Sparsify
+from sparsecc.quantizer import quantize
+from sparsecc.sparsifier import zeros_of
 
 RESULTS = Path(__file__).parent / "results" / "one-shot.json"
-CALIBRATION_WINDOWS = 24
-CELLS = (("unstructured", 0.5), ("2:4", 0.5), ("2x1", 0.5), ("4x1", 0.5), ("unstructured", 0.3), ("4x1", 0.3))
-METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
+CACHE = Path.home() / ".cache" / "sparsecc-bench"
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a cell is made.
+
+    Attributes:
+        options: None is magnitude.
+        permute: whether channels are reordered before.
+        bits: that the sparse model is stored in afterwards, chosen in the solve or in a second one.
+    """
+
+    options: OneShot | None
+    permute: bool = False
+    bits: int = 32
+
+
+_BEST = OneShot(gradients=True)
+_BLOCKS = OneShot(gradients=True, reconstruction=Reconstruction(epochs=4))
+METHODS: dict[str, Method] = {
+    "magnitude": Method(None),
+    "wanda": Method(OneShot("wanda")),
+    "gblm": Method(OneShot("gblm")),
+    "dsnot": Method(OneShot("dsnot")),
+    "sparsegpt": Method(OneShot("sparsegpt", regress=False)),
+    "alps": Method(OneShot(regress=False)),
+    "alps-dense": Method(OneShot()),
+    "alps-gradients": Method(_BEST),
+    "alps-permuted": Method(_BEST, permute=True),
+    "alps-blocks": Method(_BLOCKS),
+    "alps-int8": Method(replace(_BEST, bits=8), bits=8),
+    "alps-blocks-int4": Method(_BLOCKS, bits=4),
+}
+_MAIN = ("magnitude", "alps-gradients")
+CELLS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
+    ("smollm2-135m", "4x1", 0.5, _MAIN),
+    ("smollm2-135m", "unstructured", 0.5, _MAIN),
+    ("minilm", "unstructured", 0.5, ("wanda", "sparsegpt", *_MAIN)),
+    ("minilm", "4x1", 0.5, _MAIN),
+    ("smollm2-135m", "4x1", 0.5, ("alps-blocks",)),
+    ("efficientnet-lite0", "unstructured", 0.5, _MAIN),
+    ("efficientnet-lite0", "4x1", 0.5, _MAIN),
+    ("smollm2-135m", "2x1", 0.5, _MAIN),
+    ("smollm2-135m", "2:4", 0.5, _MAIN),
+    ("smollm2-135m", "unstructured", 0.5, ("alps-blocks",)),
+    ("smollm2-135m", "4x1", 0.5, ("alps-permuted",)),
+    ("smollm2-135m", "unstructured", 0.3, _MAIN),
+    ("smollm2-135m", "4x1", 0.3, _MAIN),
+    ("smollm2-135m", "unstructured", 0.5, ("wanda", "gblm", "dsnot", "sparsegpt", "alps-int8")),
+    ("efficientnet-lite0", "unstructured", 0.5, ("wanda", "sparsegpt")),
+    ("smollm2-135m", "2x1", 0.5, ("alps-blocks",)),
+    ("smollm2-135m", "1x16", 0.5, ("magnitude", "alps-blocks-int4")),
+)
+"""Task, pattern, sparsity and methods, in the order in which they are measured."""
 
 
 def main() -> int:
@@ -36,77 +98,113 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"{', '.join(METHODS)}; all by default")
+    parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--patterns", nargs="*", help="all by default")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the figures (%(default)s)")
+    parser.add_argument("--page-only", action="store_true", help="write the page from what is measured")
     args = parser.parse_args()
     unknown = sorted(set(args.methods) - set(METHODS))
     if unknown:
         parser.error(f"no method is {unknown[0]}; methods are {', '.join(METHODS)}")
-    found: dict[str, Json] = _read(args.results)
-    task = SmolLM2Task()
-    model = task.model()
-    if "dense" not in found:
-        found["dense"] = {"perplexity": task.evaluate(model)["score"]}
-    data = calibration()
-    for pattern, sparsity in CELLS:
-        for method in args.methods or METHODS:
-            key = f"{method} {pattern} {sparsity:.0%}"
-            if key in found:
+    models: dict[str, _Model] = {}
+    for name, pattern, sparsity, methods in () if args.page_only else CELLS:
+        if name not in args.tasks or (args.patterns and pattern not in args.patterns):
+            continue
+        for method in methods:
+            place = name, f"{method} {pattern} {sparsity:.0%}"
+            known = _read(args.results).get(name, {})
+            if place[1] in known or (args.methods and method not in args.methods):
                 continue
-            found[key] = cell(task, model, data, pattern, sparsity, method)
-            print(f"{key:32} {found[key]['perplexity']:10.1f}   {found[key]['seconds']:.0f} s", flush=True)
-            _write(args.results, found)
-    _write(args.results, found)
-    print(f"\n{as_table(found)}\n\nwrote {args.results}")
+            task = models.setdefault(name, _Model(TASKS[name]()))
+            if "dense" not in known:
+                _put(args.results, (name, "dense"), task.task.evaluate(task.dense))
+            cell = task.cell(METHODS[method], pattern, sparsity)
+            _put(args.results, place, cell)
+            print(f"{name} {place[1]:32} {cell['score']:10.2f}   {cell['seconds']:.0f} s", flush=True)
+    write_page(_read(args.results))
     return 0
 
 
-def calibration() -> Calibration:
-    """Windows of the documents that are not tested."""
-    ids = token_ids("\n".join(news()[TEST_DOCUMENTS:]))
-    count = len(ids) // (WINDOW + 1) - 1
-    starts = np.random.default_rng(0).choice(count, CALIBRATION_WINDOWS, replace=False)
-    return Calibration([{"input_ids": ids[number * (WINDOW + 1) :][:WINDOW][None]} for number in starts])
+class _Model:
+    """A task with what its cells share."""
+
+    def __init__(self, task: OneShotTask) -> None:
+        self.task = task
+        self.dense = task.model()
+        self.data = task.calibration()
+
+    @cached_property
+    def squares(self) -> Mapping[str, np.ndarray]:
+        """Squared gradients, which do not depend on the pattern; kept in a file, by weights and data."""
+        path = CACHE / f"squares-{fingerprint(self.dense, self.data, ())[:16]}.npz"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = squared_gradients(self.dense, linear_layers(self.dense)[0], self.data)
+            with path.with_suffix(".part").open("wb") as file:
+                np.savez(file, allow_pickle=False, **found)
+            os.replace(path.with_suffix(".part"), path)
+        with np.load(path) as stored:
+            return dict(stored)
+
+    def cell(self, method: Method, pattern: str, sparsity: float) -> Json:
+        """The score of one pattern, sparsity and method, the share of zeros, and how long it took."""
+        options = method.options
+        squares = None
+        if options is not None and (options.gradients or options.method == "gblm"):
+            squares = self.squares
+        start = time.perf_counter()
+        item = Sparsify(pattern, -1.0 if ":" in pattern else sparsity)
+        dense = self.dense.clone()
+        if method.permute:
+            Permute(pattern, item.sparsity).reorder(dense, Context(), squares=squares)
+            squares = squared_gradients(dense, linear_layers(dense)[0], self.data)
+        sparse = dense.clone()
+        if options is None:
+            result = item.apply(sparse, Context())
+        else:
+            result = one_shot(dense, sparse, item, self.data, options, squares=squares, progress=_tell())
+        if method.bits < 32:
+            if options is not None and options.bits == 32:  # fitted by gradient, so a solve of its own
+                before = sparse.clone()
+                one_shot(before, sparse, item, self.data, OneShot(bits=method.bits), progress=_tell())
+            sparse = quantize(sparse, bits=method.bits).model
+        seconds = time.perf_counter() - start
+        zeros = _zeros(self.dense, sparse, item) if method.bits == 32 else {}
+        return {**self.task.evaluate(sparse), **zeros, "seconds": seconds, "notes": list(result.notes)}
 
 
-def cell(
-    task: SmolLM2Task, model: ir.Model, data: Calibration, pattern: str, sparsity: float, method: str
-) -> Json:
-    """Perplexity of one pattern, sparsity and method, the share of zeros, and how long it took."""
+def _tell() -> Callable[[int, int], None]:
     start = time.perf_counter()
-    given = None if method == "magnitude" else data
-    share = None if ":" in pattern else sparsity
-    sparse = sparsecc.sparsify(model, pattern, share, method=method, calibration=given)
-    seconds = time.perf_counter() - start
-    linear = [layer for layer in sparse.layers if layer.zeros > sparsity / 2]  # not the embedding
-    zeros = sum(layer.zeros * np.prod(layer.shape) for layer in linear)
-    return {
-        "perplexity": task.evaluate(sparse.model)["score"],
-        "zeros": float(zeros / sum(np.prod(layer.shape) for layer in linear)),
-        "layers": len(linear),
-        "seconds": seconds,
-    }
+
+    def tell(done: int, total: int) -> None:
+        if done % 21 == 0 and sys.stderr.isatty():
+            print(f"  {done} of {total} layers, {time.perf_counter() - start:.0f} s", file=sys.stderr)
+
+    return tell
+
+
+def _zeros(dense: ir.Model, sparse: ir.Model, item: Sparsify) -> Json:
+    """Share of zeros over the layers that the pattern was meant for."""
+    found = {layer.name: layer for layer in zeros_of(sparse)[0]}
+    layers = [found[layer.use.layer] for layer in item.layers(dense)[0]]
+    sizes = [int(np.prod(layer.shape)) for layer in layers]
+    zeros = sum(round(layer.zeros * size) for layer, size in zip(layers, sizes, strict=True))
+    return {"zeros": zeros / sum(sizes), "layers": len(layers)}
 
 
 def _read(path: Path) -> dict[str, Json]:
-    return json.loads(path.read_text(encoding="utf-8"))["cells"] if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.is_file() else {}
 
 
-def _write(path: Path, found: dict[str, Json]) -> None:
-    names = ("sparsecc", "onnxruntime", "numpy")
-    data = {"command": "make one-shot", "versions": {name: version(name) for name in names}, "cells": found}
+def _put(path: Path, place: tuple[str, str], cell: Json) -> None:
+    """Add a cell, whole or not at all."""
+    tasks = _read(path)
+    tasks.setdefault(place[0], {})[place[1]] = cell
+    names = ("sparsecc", "onnxruntime", "numpy", "torch")
+    data = {"command": "make one-shot", "versions": {name: version(name) for name in names}, "tasks": tasks}
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
-
-
-def as_table(found: dict[str, Json]) -> str:
-    """Markdown: a row for each pattern, a column for each method."""
-    lines = [f"| pattern | zeros | {' | '.join(METHODS)} |", "|---|---:|" + "---:|" * len(METHODS)]
-    for pattern, sparsity in CELLS:
-        cells = [found.get(f"{method} {pattern} {sparsity:.0%}") for method in METHODS]
-        numbers = ["–" if cell is None else f"{cell['perplexity']:.1f}" for cell in cells]
-        lines.append(f"| {pattern} | {sparsity:.0%} | {' | '.join(numbers)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

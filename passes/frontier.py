@@ -14,6 +14,9 @@ import onnx_ir as ir
 from sparsecc.ir.evaluate import Evaluator
 from sparsecc.passes.criteria.calibration import Calibration
 
+Mark = tuple[list[dict[str, np.ndarray]], set[ir.Node]]
+"""The values of a front, and the nodes that ran."""
+
 
 class Frontier:
     """The front: every value that is known and that a node which has not run yet reads, for all batches.
@@ -35,7 +38,7 @@ class Frontier:
         self._values |= {value.name or "": value for node in model.graph for value in node.outputs}
         self._readers: dict[ir.Value, list[ir.Node]] = {}
         for node in model.graph:
-            for value in _read_by(node, model.graph):
+            for value in read_by(node, model.graph):
                 self._readers.setdefault(value, []).append(node)
         self._ran: set[ir.Node] = set()
 
@@ -70,6 +73,18 @@ class Frontier:
         if advance:
             self._ran = ran
 
+    def holds(self, name: str) -> bool:
+        """Whether a value is known without running anything."""
+        return name in self._held[0]
+
+    def mark(self) -> Mark:
+        """Where the front is now; holds its values in memory."""
+        return [dict(held) for held in self._held], set(self._ran)
+
+    def rewind(self, mark: Mark) -> None:
+        """Go back to where the front was, for weights that changed since."""
+        self._held, self._ran = [dict(held) for held in mark[0]], set(mark[1])
+
     def _nodes_to(self, values: list[ir.Value]) -> set[ir.Node]:
         """Nodes between the front and some values."""
         found: set[ir.Node] = set()
@@ -80,7 +95,7 @@ class Frontier:
             if node is None or node in found or value.name in self._held[0]:
                 continue
             found.add(node)
-            open_values.extend(_read_by(node, self._model.graph))
+            open_values.extend(read_by(node, self._model.graph))
         return found
 
     def _is_read(self, value: ir.Value, ran: set[ir.Node]) -> bool:
@@ -99,7 +114,7 @@ class Frontier:
         return Evaluator(part)
 
 
-def _read_by(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Value]:
+def read_by(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Value]:
     """Values of the main graph that a node or its subgraphs read."""
     inner: list[ir.Node] = [node]
     for attribute in node.attributes.values():

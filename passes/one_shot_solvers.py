@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsecc.errors import UsageError
 from sparsecc.ir.encoding import Encoding
 from sparsecc.passes.sparsify import keep_mask
 
@@ -22,9 +24,63 @@ DAMPING = 0.01
 """Pull towards the dense weights, as a share of the mean of the diagonal of H."""
 COLUMNS = 128
 """Whose zeros SparseGPT chooses at once."""
-_ITERATIONS, _EVERY, _FIRST_PENALTY = 300, 3, 0.1
-_GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))  # share of the support that changed -> factor
-_REFITS = 40
+_ITERATIONS, _EVERY, _FIRST_PENALTY, _GROWTH = 60, 3, 0.1, 1.3
+_SETTLED = 1e-4  # share of the support that changed since the last penalty
+_REFITS = 20
+_EXCHANGES = 50
+
+
+class Inputs:
+    """H of a layer's inputs, and what solvers derive from it; layers that read the same inputs share one.
+
+    Args:
+        gram: H, [groups, columns, columns], without damping.
+        damping: added to the diagonal, as a share of its mean; an input that is always 0 gets 1.
+        mean: of each input times the root of the number of rows, [groups, 1, columns].
+
+    Attributes:
+        norms: of each input over the data, [groups, 1, columns].
+    """
+
+    def __init__(self, gram: Array, damping: float, mean: Array | None = None) -> None:
+        diagonal = np.diagonal(gram, axis1=1, axis2=2)
+        self.norms = np.sqrt(diagonal)[:, None]
+        self.mean = np.zeros_like(self.norms) if mean is None else mean
+        self.added = np.where(diagonal > 0, damping * diagonal.mean(axis=1, keepdims=True), 1.0)
+        self.gram = gram + self.added[:, :, None] * np.eye(gram.shape[1])
+        self.scale = 1 / np.sqrt(np.diagonal(self.gram, axis1=1, axis2=2))[:, None]
+        self._inverses: dict[int, Array] = {}
+
+    @property
+    def variance(self) -> Array:
+        """Of each input, times the number of rows, [groups, 1, columns]."""
+        return self.norms**2 - self.mean**2
+
+    @cached_property
+    def scaled(self) -> Array:
+        """H of inputs of norm 1, float32."""
+        return (self.gram * self.scale * self.scale.swapaxes(1, 2)).astype(np.float32)
+
+    @cached_property
+    def upper(self) -> Array:
+        """The upper Cholesky factor of the inverse of H."""
+        return np.linalg.cholesky(np.linalg.inv(self.gram)).swapaxes(1, 2)
+
+    @cached_property
+    def _spectrum(self) -> tuple[Array, Array]:
+        """Eigenvalues [groups, 1, columns] and eigenvectors of `scaled`."""
+        values, vectors = np.linalg.eigh(self.scaled)
+        return np.maximum(values, 0)[:, None], vectors
+
+    def inverse(self, step: int) -> Array:
+        """Of `scaled` with the penalty of a step of ALPS on its diagonal."""
+        if step not in self._inverses:
+            values, vectors = self._spectrum
+            penalty = np.float32(_FIRST_PENALTY * _GROWTH**step)
+            self._inverses[step] = (vectors / (values + penalty)) @ np.ascontiguousarray(
+                vectors.swapaxes(1, 2)
+            )
+        return self._inverses[step]
 
 
 @dataclass(frozen=True)
@@ -33,31 +89,40 @@ class Problem:
 
     Attributes:
         weights: dense, [groups, outputs of a group, columns] float64; zeros stay zeros.
-        gram: H, [groups, columns, columns].
-        target: T, [groups, outputs of a group, columns].
+        inputs: H.
+        target: T, [groups, outputs of a group, columns], with the pull of the damping.
         encoding: the pattern of [groups x outputs, columns].
         sparsity: share of blocks that are zero afterwards.
+        slopes: norms of the loss's gradients over the batches, [groups, outputs of a group, columns].
     """
 
     weights: Array
-    gram: Array
+    inputs: Inputs
     target: Array
     encoding: Encoding
     sparsity: float
+    slopes: Array | None = None
 
     @staticmethod
     def of(
-        weights: Array, gram: Array, target: Array | None, encoding: Encoding, sparsity: float, damping: float
+        weights: Array,
+        inputs: Inputs,
+        target: Array,
+        encoding: Encoding,
+        sparsity: float,
+        slopes: Array | None = None,
     ) -> Problem:
-        """With damping; without a target the outputs of the dense weights on the same inputs are wanted.
+        """With damping, which pulls towards the dense weights.
 
         An input that is always 0 keeps its weights out of the sum and from moving.
         """
-        found = weights @ gram if target is None else target
-        diagonal = np.diagonal(gram, axis1=1, axis2=2)
-        added = np.where(diagonal > 0, damping * diagonal.mean(axis=1, keepdims=True), 1.0)
-        damped = gram + added[:, :, None] * np.eye(gram.shape[1])
-        return Problem(weights, damped, found + added[:, None] * weights, encoding, sparsity)
+        pulled = target + inputs.added[:, None] * weights
+        return Problem(weights, inputs, pulled, encoding, sparsity, slopes)
+
+    @property
+    def gram(self) -> Array:
+        """H with damping, [groups, columns, columns]."""
+        return self.inputs.gram
 
     def error(self, weights: Array) -> float:
         """||Y - W Z||² with damping, less a constant."""
@@ -75,12 +140,65 @@ def wanda(problem: Problem) -> Array:
 
     Blocks and N:M are chosen by the norms of these products in the whole layer.
     """
-    scaled = problem.weights * np.sqrt(np.diagonal(problem.gram, axis1=1, axis2=2))[:, None]
+    return np.where(_keep_by_output(problem, problem.weights * problem.inputs.norms), problem.weights, 0)
+
+
+def gblm(problem: Problem) -> Array:
+    """As `wanda`, with norms of gradients added to those of the inputs (Das et al. 2023, GBLM-Pruner).
+
+    Both are divided by their root mean square in the layer, in place of the paper's factor for gradients.
+    """
+    norms = np.broadcast_to(problem.inputs.norms, problem.weights.shape)
+    slopes = np.zeros_like(norms) if problem.slopes is None else problem.slopes
+    factors = sum(part / max(float(np.sqrt(np.mean(part**2))), 1e-300) for part in (norms, slopes))
+    return np.where(_keep_by_output(problem, problem.weights * factors), problem.weights, 0)
+
+
+def _keep_by_output(problem: Problem, scored: Array) -> Mask:
     if problem.encoding.pattern != "unstructured":
-        return np.where(problem.keep(scaled), problem.weights, 0)
-    by_row = Encoding.parse("fan-in")
-    rows = Problem(problem.weights, problem.gram, problem.target, by_row, problem.sparsity)
-    return np.where(rows.keep(scaled), problem.weights, 0)
+        return problem.keep(scored)
+    rows = Problem(
+        problem.weights, problem.inputs, problem.target, Encoding.parse("fan-in"), problem.sparsity
+    )
+    return rows.keep(scored)
+
+
+def dsnot(problem: Problem) -> Array:
+    """Exchange weights of `wanda` for zeros while the mean of an output comes nearer to what it was.
+
+    Zhang et al. 2024, Dynamic Sparse no Training: in each output comes back what lessens the mean error most
+    over the variance of its input, and what has the least |weight| x norm of its input goes, of those that
+    lessen it too; in the same group with N:M.
+
+    Raises:
+        UsageError: a pattern of blocks, in which no single weight can be exchanged.
+    """
+    if problem.encoding.pattern == "block":
+        raise UsageError(
+            "method dsnot exchanges single weights, which blocks have not: choose another method"
+        )
+    keep = _keep_by_output(problem, problem.weights * problem.inputs.norms)
+    means = problem.weights * problem.inputs.mean
+    scaled = np.abs(problem.weights * problem.inputs.norms)
+    gains = means / np.maximum(problem.inputs.variance, 1e-30)
+    size = problem.encoding.m if problem.encoding.pattern == "n:m" else means.shape[2]
+    groups = np.arange(means.shape[2]) // size
+    error = np.where(keep, 0, -means).sum(axis=2, keepdims=True)
+    for _ in range(_EXCHANGES):
+        sign = np.sign(error)
+        back = np.where(keep | (problem.weights == 0), -np.inf, -sign * gains).argmax(axis=2)[..., None]
+        goes = keep & (sign * means > 0) & (groups == groups[back])
+        gone = np.where(goes, scaled, np.inf).argmin(axis=2)[..., None]
+        after = error + np.take_along_axis(means, back, 2) - np.take_along_axis(means, gone, 2)
+        better = np.abs(after) < np.abs(error)
+        better &= np.take_along_axis(goes, gone, 2) & ~np.take_along_axis(keep, back, 2)
+        better &= np.take_along_axis(problem.weights, back, 2) != 0
+        if not better.any():
+            break
+        np.put_along_axis(keep, back, np.take_along_axis(keep, back, 2) | better, 2)
+        np.put_along_axis(keep, gone, np.take_along_axis(keep, gone, 2) & ~better, 2)
+        error = np.where(better, after, error)
+    return np.where(keep, problem.weights, 0)
 
 
 def sparsegpt(problem: Problem) -> Array:
@@ -91,14 +209,18 @@ def sparsegpt(problem: Problem) -> Array:
     """
     start = np.linalg.solve(problem.gram, problem.target.swapaxes(1, 2)).swapaxes(1, 2)
     start = np.where(problem.weights == 0, 0, start)
-    upper = np.linalg.cholesky(np.linalg.inv(problem.gram)).swapaxes(1, 2)
+    upper = problem.inputs.upper
     found = start.copy()
     count = found.shape[2]
     for low in range(0, count, COLUMNS):
         high = min(low + COLUMNS, count)
         diagonal = np.diagonal(upper, axis1=1, axis2=2)[:, None, low:high]
         part = Problem(
-            problem.weights[:, :, low:high], problem.gram, problem.target, problem.encoding, problem.sparsity
+            problem.weights[:, :, low:high],
+            problem.inputs,
+            problem.target,
+            problem.encoding,
+            problem.sparsity,
         )
         keep = part.keep(found[:, :, low:high] / diagonal)
         errors = np.zeros_like(found[:, :, low:high])
@@ -116,36 +238,34 @@ def sparsegpt(problem: Problem) -> Array:
 def alps(problem: Problem) -> Array:
     """Alternate between all weights and weights in the pattern until the zeros settle (Meng et al. 2024).
 
-    ADMM on inputs scaled to the same norm, with a penalty that grows while the support changes, then
-    conjugate gradients on the support that was found, or on the first one where that is better.
+    ADMM on inputs scaled to the same norm, with a penalty that grows at a fixed pace, so that layers which
+    read the same inputs share its inverses, then conjugate gradients on the support that was found.
     """
-    scale = 1 / np.sqrt(np.diagonal(problem.gram, axis1=1, axis2=2))[:, None]
-    gram = (problem.gram * scale * scale.swapaxes(1, 2)).astype(np.float32)
+    scale, gram = problem.inputs.scale, problem.inputs.scaled
     target = (problem.target * scale).astype(np.float32)
-    values, vectors = np.linalg.eigh(gram)
-    values = np.maximum(values, 0)[:, None]
     sparse = (problem.weights / scale).astype(np.float32)
-    keep = problem.keep(sparse)
-    sparse = np.where(keep, sparse, 0)
-    first = refit(sparse, keep, gram, target)
-    dual, penalty = np.zeros_like(sparse), _FIRST_PENALTY
-    back = np.ascontiguousarray(vectors.swapaxes(1, 2))
-    before = keep
-    for iteration in range(1, _ITERATIONS + 1):
-        free = (((target - dual + penalty * sparse) @ vectors) / (values + penalty)) @ back
-        wanted = free + dual / penalty
-        keep = problem.keep(wanted)
-        sparse = np.where(keep, wanted, 0)
-        dual += penalty * (free - sparse)
+    keep = before = problem.keep(sparse)
+    sparse = np.where(keep, sparse, np.float32(0))
+    dual, inverse, penalty = np.zeros_like(sparse), gram, np.float32(_FIRST_PENALTY)
+    for iteration in range(_ITERATIONS):
         if iteration % _EVERY == 0:
-            changed = np.count_nonzero(keep != before)
-            if not changed:
+            inverse = problem.inputs.inverse(iteration // _EVERY)
+            penalty = np.float32(_FIRST_PENALTY * _GROWTH ** (iteration // _EVERY))
+        sparse -= dual
+        sparse *= penalty
+        sparse += target
+        dual += sparse @ inverse
+        keep = problem.keep(dual)
+        sparse = np.where(keep, dual, np.float32(0))
+        dual -= sparse
+        if iteration % _EVERY == _EVERY - 1:
+            if np.count_nonzero(keep != before) <= _SETTLED * keep.size:
                 break
-            share = changed / max(1, np.count_nonzero(keep))
-            penalty *= next(factor for least, factor in _GROWTH if share >= least)
             before = keep
-    found = [weights * scale for weights in (refit(sparse, keep, gram, target), first)]
-    return min(found, key=problem.error)
+            dual /= np.float32(_GROWTH)
+    found = refit(sparse, keep, gram, target) * scale
+    first = np.where(problem.keep(problem.weights / scale), problem.weights, 0)
+    return min((found, first), key=problem.error)
 
 
 def refit(start: Array, keep: Mask, gram: Array, target: Array, steps: int = _REFITS) -> Array:
@@ -177,4 +297,12 @@ def refit(start: Array, keep: Mask, gram: Array, target: Array, steps: int = _RE
     return found
 
 
-SOLVERS: dict[str, Callable[[Problem], Array]] = {"wanda": wanda, "sparsegpt": sparsegpt, "alps": alps}
+SOLVERS: dict[str, Callable[[Problem], Array]] = {
+    "wanda": wanda,
+    "gblm": gblm,
+    "dsnot": dsnot,
+    "sparsegpt": sparsegpt,
+    "alps": alps,
+}
+MASKS = ("wanda", "gblm", "dsnot")
+"""Methods that choose zeros and change no weight."""

@@ -6,10 +6,11 @@ become neighbours, and the 4x1 blocks that stay hold more. The network computes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from sparsecc.axes.groups import Groups
@@ -17,6 +18,7 @@ from sparsecc.axes.permutation import permutable, permute, refusal
 from sparsecc.errors import UsageError
 from sparsecc.ir.provenance import record
 from sparsecc.passes.base import Context, Pass, PassResult
+from sparsecc.passes.one_shot_importance import factors
 from sparsecc.passes.permute_search import Weight, retention, search
 from sparsecc.passes.sparsify import Layer, Sparsify
 
@@ -75,10 +77,24 @@ class Permute(Pass):
         """
         return self.reorder(model, ctx)
 
-    def reorder(self, model: ir.Model, ctx: Context, progress: Progress | None = None) -> PassResult:
-        """As `apply`, telling how far it is."""
+    def reorder(
+        self,
+        model: ir.Model,
+        ctx: Context,
+        progress: Progress | None = None,
+        squares: Mapping[str, np.ndarray] | None = None,
+    ) -> PassResult:
+        """As `apply`, telling how far it is.
+
+        Args:
+            model: reordered in place.
+            ctx: with the seed.
+            progress: told about every dimension.
+            squares: squared gradients [outputs, columns] by initializer, as `squared_gradients` gives them:
+                then a weight counts by what the loss would miss without it, not by its magnitude.
+        """
         groups = Groups(model)
-        weights = _weights(groups, self._sparsify().layers(model)[0])
+        weights = _weights(groups, self._sparsify().layers(model)[0], squares or {})
         chosen = permutable(groups)
         orders = search(
             weights,
@@ -98,7 +114,7 @@ class Permute(Pass):
         return PassResult(bool(changed), tuple(refusals), notes)
 
 
-def _weights(groups: Groups, layers: list[Layer]) -> list[Weight]:
+def _weights(groups: Groups, layers: list[Layer], squares: Mapping[str, np.ndarray]) -> list[Weight]:
     """The layers as the search sees them; one whose axes are not known is left out."""
     found: list[Weight] = []
     for layer in layers:
@@ -106,5 +122,8 @@ def _weights(groups: Groups, layers: list[Layer]) -> list[Weight]:
         if axes is not None:
             others = [axis for number, axis in enumerate(axes) if number != layer.use.axis]
             columns = tuple(dim for axis in (*others[1:], *others[:1]) for dim in axis)
-            found.append(Weight(layer.use.layer, layer.matrix, (axes[layer.use.axis], columns)))
+            matrix, square = layer.matrix, squares.get(layer.use.value.name or "")
+            if square is not None:
+                matrix = matrix * factors(square).astype(matrix.dtype)
+            found.append(Weight(layer.use.layer, matrix, (axes[layer.use.axis], columns)))
     return found

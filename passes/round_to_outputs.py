@@ -157,18 +157,25 @@ def _fit(layer: LinearLayer, sums: Sums) -> None:
 
 
 def descend(
-    codes: np.ndarray, scale: np.ndarray, fixed: np.ndarray, gram: np.ndarray, target: np.ndarray
+    codes: np.ndarray,
+    scale: np.ndarray,
+    fixed: np.ndarray,
+    gram: np.ndarray,
+    target: np.ndarray,
+    bits: int = 8,
 ) -> None:
     """Lessen q G q' - 2 q t' for q = scale x codes, one column at a time for all outputs, in place.
 
     Args:
-        codes: [groups, outputs, columns], whole numbers of magnitude 127 at most.
-        scale: [groups, outputs, 1], positive.
+        codes: [groups, outputs, columns], whole numbers of magnitude 127 or 7 at most.
+        scale: [groups, outputs, columns], or one for all columns, positive.
         fixed: [groups, outputs, columns], codes that stay.
         gram: G, [groups, columns, columns], symmetric and without negative eigenvalues.
         target: t, [groups, outputs, columns].
+        bits: 8 or 4.
     """
-    count, largest = codes.shape[2], LARGEST[8]
+    count, largest = codes.shape[2], LARGEST[bits]
+    scale = np.broadcast_to(scale, codes.shape)
     for _ in range(SWEEPS):
         changed = False
         for start in range(0, count, BLOCK):
@@ -176,12 +183,12 @@ def descend(
             slope = (scale * codes) @ gram[:, :, block] - target[:, :, block]
             for column in range(start, block.stop):
                 curve = gram[:, column, column, None]
-                away = slope[:, :, column - start] / np.where(curve > 0, curve, np.inf) / scale[:, :, 0]
+                away = slope[:, :, column - start] / np.where(curve > 0, curve, np.inf) / scale[:, :, column]
                 best = np.clip(np.rint(codes[:, :, column] - away), -largest, largest)
                 steps = np.where(fixed[:, :, column], 0, best - codes[:, :, column])
                 if steps.any():
                     changed = True
                     codes[:, :, column] += steps
-                    slope += (scale[:, :, 0] * steps)[:, :, None] * gram[:, column, None, block]
+                    slope += (scale[:, :, column] * steps)[:, :, None] * gram[:, column, None, block]
         if not changed:
             return

@@ -57,6 +57,7 @@ class Sparsify(Pass):
         scope: layer or global.
         skip: layer or parameter names to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
+        only: names or globs of the layers that this is for; all where there are none.
     """
 
     pattern: str = "unstructured"
@@ -64,6 +65,7 @@ class Sparsify(Pass):
     scope: str = "layer"
     skip: tuple[str, ...] = ()
     min_size: int = 1024
+    only: tuple[str, ...] = ()
 
     name: ClassVar[str] = "sparsify"
     summary: ClassVar[str] = "zero weights of least magnitude in a pattern"
@@ -119,11 +121,13 @@ class Sparsify(Pass):
         return PassResult(bool(chosen), refusals, tuple(notes))
 
     def layers(self, model: ir.Model) -> tuple[list[Layer], tuple[Refusal, ...]]:
-        """The weights that are made sparse, in the graph's order, and why the others are not."""
+        """The weights that are made sparse, in the graph's order, and why others that are meant are not."""
         encoding = self.encoding()
         layers: dict[ir.Value, Layer] = {}
         refusals: dict[ir.Value, Refusal] = {}
         for use in weight_uses(model):
+            if self.only and not use.is_named(self.only):
+                continue
             refusal = self._refusal(use, encoding)
             if refusal is not None:
                 refusals[use.value] = refusal
@@ -178,7 +182,7 @@ def keep_mask(matrix: np.ndarray, encoding: Encoding, sparsity: float) -> Mask:
 
 def _keep_blocks(matrix: np.ndarray, encoding: Encoding, sparsity: float) -> Mask:
     """Which blocks of a layer stay: [rows of blocks, columns of blocks]."""
-    scores = _block_scores(matrix, encoding)
+    scores = block_scores(matrix, encoding)
     if encoding.pattern == "n:m":
         groups = scores.reshape(-1, encoding.m)
         return _keep_largest(groups, encoding.n).reshape(scores.shape)
@@ -199,7 +203,7 @@ def _block_of(encoding: Encoding) -> tuple[int, int]:
     return (encoding.rows, encoding.columns) if encoding.pattern == "block" else (1, 1)
 
 
-def _block_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
+def block_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
     """L2 norm of each block over the root of its size, so that smaller blocks at the edge compete fairly."""
     rows, columns = _block_of(encoding)
     if rows * columns == 1:
@@ -217,7 +221,7 @@ def _block_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
 def _fair_scores(matrix: np.ndarray, encoding: Encoding) -> Scores:
     """Scores over the root mean square of their layer."""
     scale = float(np.sqrt(np.mean(np.square(matrix, dtype=np.float64))))
-    return _block_scores(matrix, encoding) / max(scale, 1e-30)
+    return block_scores(matrix, encoding) / max(scale, 1e-30)
 
 
 def _keep_best(scores: Scores, sparsity: float) -> Mask:

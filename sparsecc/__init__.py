@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sparsecc.axes.rules.registry import register_rule
     from sparsecc.capture import capture
     from sparsecc.compiler import Artifact, compile
+    from sparsecc.compressor import CompressResult, compress
+    from sparsecc.evaluation import Evaluation, evaluate
     from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
     from sparsecc.passes.prune_plan import PrunePlan
@@ -26,20 +28,26 @@ if TYPE_CHECKING:
     from sparsecc.quantizer import QuantizeResult, quantize
     from sparsecc.sparsifier import SparsifyResult, sparsify
     from sparsecc.torch.convert import to_torch
+    from sparsecc.training import SparseTraining
     from sparsecc.tuner import TuneResult, tune
 
 __all__ = [
     "Artifact",
     "Calibration",
+    "CompressResult",
+    "Evaluation",
     "Pipeline",
     "PrunePlan",
     "PruneResult",
     "QuantizeResult",
+    "SparseTraining",
     "SparsifyResult",
     "TuneResult",
     "capture",
     "compile",
+    "compress",
     "errors",
+    "evaluate",
     "groups",
     "load",
     "prune",
@@ -55,14 +63,19 @@ __all__ = [
 _HOMES = {
     "Artifact": "sparsecc.compiler",
     "Calibration": "sparsecc.passes.criteria",
+    "CompressResult": "sparsecc.compressor",
+    "Evaluation": "sparsecc.evaluation",
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",
     "PruneResult": "sparsecc.pruner",
     "QuantizeResult": "sparsecc.quantizer",
+    "SparseTraining": "sparsecc.training",
     "SparsifyResult": "sparsecc.sparsifier",
     "TuneResult": "sparsecc.tuner",
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
+    "compress": "sparsecc.compressor",
+    "evaluate": "sparsecc.evaluation",
     "groups": "sparsecc.axes.groups",
     "load": "sparsecc.artifact.load",
     "prune": "sparsecc.pruner",

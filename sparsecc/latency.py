@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,13 +14,25 @@ from sparsecc.arrays import random_arrays
 from sparsecc.artifact.manifest import TensorInfo
 from sparsecc.compiler import build_plan
 from sparsecc.measurement import Trial, measure
-from sparsecc.report.compile_report import layer_lines
+from sparsecc.report.compile_report import LayerLine, layer_lines
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-class PredictedLatency:
+class Latency(ABC):
+    """Compares models with a dense one."""
+
+    @abstractmethod
+    def times(self, model: ir.Model) -> tuple[dict[str, float], float]:
+        """Time of each layer by the name of its weight, and of the model, over that of the dense one."""
+
+    def share(self, model: ir.Model) -> float:
+        """Time of a model over that of the dense one."""
+        return self.times(model)[1]
+
+
+class PredictedLatency(Latency):
     """Compares models by the cost model: the sum over all layers with a weight.
 
     Args:
@@ -36,22 +49,24 @@ class PredictedLatency:
     ) -> None:
         self._target = target
         self._shapes = shapes
-        self._dense = self._seconds(model)
+        self._dense = sum(self._seconds(model).values())
 
-    def share(self, model: ir.Model) -> float:
-        """Time of a model over that of the dense one."""
-        return self._seconds(model) / self._dense
+    def times(self, model: ir.Model) -> tuple[dict[str, float], float]:
+        """See `Latency`."""
+        layers = {name: seconds / self._dense for name, seconds in self._seconds(model).items()}
+        return layers, sum(layers.values())
 
-    def _seconds(self, model: ir.Model) -> float:
+    def _seconds(self, model: ir.Model) -> dict[str, float]:
         from sparsecc.targets.lower.graph import GraphLowering
         from sparsecc.targets.registry import cpu_for
 
         machine = cpu_for(self._target)
         plan = GraphLowering(_prepared(model, self._shapes), machine).run("model", machine.name)
-        return sum(line.predicted_seconds for line in layer_lines(plan.report["layers"]))
+        lines = layer_lines(plan.report["layers"])
+        return _by_name(lines, {line.node: line.predicted_seconds for line in lines})
 
 
-class MeasuredLatency:
+class MeasuredLatency(Latency):
     """Compares models by running them in turns with the dense one on this machine, one thread.
 
     A context manager: the compiled models live in a temporary folder until it is left.
@@ -88,16 +103,28 @@ class MeasuredLatency:
         """Remove the compiled models."""
         self._stack.close()
 
-    def share(self, model: ir.Model) -> float:
-        """Time of a model over that of the dense one."""
+    def times(self, model: ir.Model) -> tuple[dict[str, float], float]:
+        """See `Latency`."""
         plan = build_plan(_prepared(model, self._shapes), target=self._target)
         self._count += 1
-        trial = Trial(plan, self._folder / f"pruned{self._count}.scc", None)
+        trial = Trial(plan, self._folder / f"variant{self._count}.scc", None)
+        del plan
         try:
             found, dense = measure([trial, self._dense], self._inputs)
         finally:
             trial.close()
-        return found.seconds / dense.seconds
+        layers = _by_name(found.layers, found.layer_seconds())
+        return {
+            name: seconds / dense.seconds for name, seconds in layers.items()
+        }, found.seconds / dense.seconds
+
+
+def _by_name(lines: Sequence[LayerLine], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of nodes, added up for nodes that share a weight."""
+    found: dict[str, float] = {}
+    for line in lines:
+        found[line.name] = found.get(line.name, 0.0) + seconds[line.node]
+    return found
 
 
 def _prepared(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> ir.Model:

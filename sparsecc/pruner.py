@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from sparsecc.latency import MeasuredLatency, PredictedLatency
+    from sparsecc.latency import Latency
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase's name, how much of it is done, and how much there is."""
@@ -416,7 +416,7 @@ def _within_latency(
 
 def _meet_latency(
     ranking: Ranking,
-    clock: MeasuredLatency | PredictedLatency,
+    clock: Latency,
     share: float,
     options: PruneOptions,
     tell: Progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +14,10 @@ from sparsecc.ir.encoding import get_encoding
 from sparsecc.ir.weights import weight_uses
 from sparsecc.passes.base import Context
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.one_shot import one_shot
+from sparsecc.passes.criteria.linear_layers import linear_layers
+from sparsecc.passes.one_shot import OneShot, one_shot
+from sparsecc.passes.one_shot_blocks import Reconstruction
+from sparsecc.passes.one_shot_importance import squared_gradients
 from sparsecc.passes.permute import Permute
 from sparsecc.passes.sparsify import Sparsify
 
@@ -68,6 +72,10 @@ def sparsify(
     permute: bool = False,
     method: str = "magnitude",
     calibration: Calibration | None = None,
+    gradients: bool = False,
+    bits: int = 32,
+    reconstruct: int = 0,
+    folder: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SparsifyResult:
@@ -85,10 +93,16 @@ def sparsify(
         min_size: weights with fewer elements are left alone.
         permute: first reorder channels, heads and features so that the pattern keeps more; the network
             computes the same. For blocks and N:M only, and with the sparsity of each layer by itself.
-        method: magnitude, or with data wanda, sparsegpt or alps: see `sparsecc.passes.one_shot`. The later
+        method: magnitude, or with data wanda, gblm, dsnot, sparsegpt or alps: see `OneShot`. The later
             ones take more time and keep more accuracy.
         calibration: some batches of inputs like those that the model will see, for these methods.
-        seed: of the search for these orders.
+        gradients: let what an error of each output costs decide too, and the sparsity differ between
+            layers; needs PyTorch.
+        bits: 8 or 4 for weights that `quantize` stores in so many bits as they are, chosen with the data; 32.
+        reconstruct: epochs of fitting the weights that stay in each block to its outputs in the dense model,
+            by gradient on the data; needs PyTorch. 0 is none.
+        folder: keeps what is finished; a run that was interrupted goes on from there, to the same result.
+        seed: of the search for orders, and of the order of the data in `reconstruct`.
         progress: told about all phases.
 
     Raises:
@@ -98,10 +112,14 @@ def sparsify(
     """
     if (method == "magnitude") != (calibration is None):
         raise UsageError(
-            f"method {method} needs no calibration data: choose wanda, sparsegpt or alps, or leave them out"
+            f"method {method} needs no calibration data: choose another such as alps, or leave them out"
             if method == "magnitude"
             else f"method {method} needs calibration data: some batches of inputs"
         )
+    if calibration is None and (gradients or bits < 32 or reconstruct or folder is not None):
+        raise UsageError("gradients, bits, reconstruct and folder need a method with calibration data")
+    if reconstruct < 0:
+        raise UsageError(f"the number of epochs must not be negative, not {reconstruct}")
     if sparsity is None:
         sparsity = -1.0 if ":" in pattern else 0.8
     item = Sparsify(pattern=pattern, sparsity=sparsity, scope=scope, skip=tuple(skip), min_size=min_size)
@@ -111,7 +129,10 @@ def sparsify(
     if permute:
         order = Permute(pattern, sparsity, tuple(skip), min_size)
         tell("permute", 0, 1)
-        done = order.reorder(copy, Context(seed), lambda done, total: tell("permute", done, total))
+        squares = None
+        if gradients and calibration is not None:
+            squares = squared_gradients(copy, linear_layers(copy)[0], calibration.cut(copy))
+        done = order.reorder(copy, Context(seed), lambda done, total: tell("permute", done, total), squares)
         refusals, notes = done.refusals, done.notes
     tell("sparsify", 0, 1)
     if calibration is None:
@@ -119,8 +140,10 @@ def sparsify(
     else:
         dense = copy.clone()
         data = calibration.cut(copy)
+        fit = Reconstruction(reconstruct, seed=seed) if reconstruct else None
+        options = OneShot(method, gradients=gradients, bits=bits, reconstruction=fit)
         result = one_shot(
-            dense, copy, item, data, method=method,
+            dense, copy, item, data, options, folder=folder,
             progress=lambda done, total: tell("sparsify", done, total),
         )  # fmt: skip
         notes = (*notes, *result.notes)

@@ -17,6 +17,7 @@ PUBLIC = (
     "arrays",
     "timing",
     "sparsifier",
+    "evaluation",
     "quantizer",
     "peers",
     "peer_process",
@@ -24,6 +25,8 @@ PUBLIC = (
     "measurement",
     "compiler",
     "latency",
+    "compressor",
+    "training",
     "tuner",
     "pruner",
     "",
@@ -55,7 +58,7 @@ ORDER = {name: index for index, name in enumerate(PUBLIC)}
 HEAVY = ("torch", "tvm", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 USERS = {
     "tvm": {"targets"},
-    "torch": {"capture", "passes", "pruner", "torch"},
+    "torch": {"capture", "passes", "pruner", "torch", "training"},
     "onnxruntime": {"ir", "oracle", "peers"},
     "onnx": {"ir", "oracle", "capture", "passes", "targets", "pruner"},
 }

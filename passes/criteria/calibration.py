@@ -95,11 +95,15 @@ class Calibration:
     def cut(self, model: ir.Model) -> Calibration:
         """Batches of the size that the model takes, from such as are a multiple of it in all inputs.
 
-        x [64, 3, 224, 224] for an input [1, 3, 224, 224]  ->  64 batches; targets are left out.
+        x [64, 3, 224, 224] for an input [1, 3, 224, 224]  ->  64 batches, and targets cut alike.
 
         Args:
             model: whose inputs the batches are for; symbolic first dimensions take any size.
+
+        Raises:
+            UsageError: a target with another first axis than its batch.
         """
+        targets = None if self.targets is None else self._cut_targets(self.targets, model)
 
         def batches() -> Iterator[Batch]:
             for batch in self.batches() if callable(self.batches) else self.batches:
@@ -111,7 +115,20 @@ class Calibration:
                 for number in range(parts):
                     yield {name: pieces[number] for name, pieces in arrays.items()}
 
-        return Calibration(batches)
+        return Calibration(batches, targets, self.loss)
+
+    def _cut_targets(self, targets: Sequence[np.ndarray], model: ir.Model) -> list[np.ndarray]:
+        batches = self.batches() if callable(self.batches) else self.batches
+        found: list[np.ndarray] = []
+        for number, (batch, target) in enumerate(zip(batches, targets, strict=False)):
+            parts, array = _parts(batch, model), np.asarray(target)
+            if parts > 1 and (not array.ndim or array.shape[0] % parts):
+                raise UsageError(
+                    f"the target of batch {number} is {list(array.shape)}, which cannot be cut into {parts} "
+                    f"parts as its inputs are; give one row per sample"
+                )
+            found.extend(np.split(array, parts) if parts > 1 else [array])
+        return found
 
     @classmethod
     def noise(cls, groups: Groups, count: int = 32, seed: int = 0) -> Calibration:

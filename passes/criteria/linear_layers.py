@@ -123,7 +123,11 @@ def linear_layers(model: ir.Model) -> tuple[list[LinearLayer], list[Refusal]]:
 
 
 def patches(
-    use: WeightUse, array: np.ndarray, window: tuple[int, ...], every: int = 1
+    use: WeightUse,
+    array: np.ndarray,
+    window: tuple[int, ...],
+    every: int = 1,
+    dtype: type[np.floating] = np.float64,
 ) -> Iterator[np.ndarray]:
     """Rows that a node multiplies by its weight.
 
@@ -132,9 +136,10 @@ def patches(
         array: its data input.
         window: kernel size of a convolution, else empty.
         every: every n-th row, of a convolution in each sample, from another one on in each.
+        dtype: of the rows.
 
     Yields:
-        [groups, rows, columns] in float64, a bounded number of rows at a time.
+        [groups, rows, columns], a bounded number of rows at a time.
     """
     if use.anchor.op_type != "Conv":
         if use.anchor.op_type == "Gemm" and attribute_int(use.anchor, "transA", 0):
@@ -142,7 +147,7 @@ def patches(
         rows = array.reshape(-1, array.shape[-1])[::every]
         step = max(1, CHUNK_ELEMENTS // max(1, rows.shape[1]))
         for start in range(0, len(rows), step):
-            yield rows[None, start : start + step].astype(np.float64)
+            yield rows[None, start : start + step].astype(dtype)
         return
     rank = len(window)
     strides = attribute_ints(use.anchor, "strides") or (1,) * rank
@@ -161,7 +166,7 @@ def patches(
         channels, lines = views.shape[:2]
         step = max(1, CHUNK_ELEMENTS // max(1, views[:, :1].size))
         for start in range(0, lines, step):
-            part = views[:, start : start + step].astype(np.float64)
+            part = views[:, start : start + step].astype(dtype)
             part = part.reshape(use.groups, channels // use.groups, -1, math.prod(window))
             yield part.transpose(0, 2, 1, 3).reshape(use.groups, part.shape[2], -1)
 

@@ -54,7 +54,11 @@ def _only(model: ir.Model, names: Sequence[str]) -> ir.Model:
 
 
 def rows(
-    layer: LinearLayer, values: Mapping[str, np.ndarray], constant: bool, every: int = 1
+    layer: LinearLayer,
+    values: Mapping[str, np.ndarray],
+    constant: bool,
+    every: int = 1,
+    dtype: type[np.floating] = np.float64,
 ) -> Iterator[np.ndarray]:
     """Rows of X of all uses of a layer.
 
@@ -63,13 +67,14 @@ def rows(
         values: by name.
         constant: append a column of ones, to which the bias belongs.
         every: every n-th row, as in `patches`.
+        dtype: of the rows.
 
     Yields:
-        [groups, rows, columns (+ 1)] in float64.
+        [groups, rows, columns (+ 1)].
     """
     for use, name in zip(layer.uses, layer.input_names, strict=True):
-        for part in patches(use, values[name], layer.shape[2:], every):
-            yield np.concatenate([part, np.ones((*part.shape[:2], 1))], axis=2) if constant else part
+        for part in patches(use, values[name], layer.shape[2:], every, dtype):
+            yield np.concatenate([part, np.ones((*part.shape[:2], 1), dtype)], axis=2) if constant else part
 
 
 @dataclass

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from sparsecc.cli.options import (
     Verbs,
+    add_calibration,
     add_hooks,
+    add_latency,
     add_source,
     add_sparsity,
     add_verb,
@@ -17,6 +19,7 @@ from sparsecc.cli.options import (
     read_shapes,
 )
 from sparsecc.cli.progress import Progress
+from sparsecc.errors import UsageError
 
 if TYPE_CHECKING:
     from sparsecc.compiler import Artifact
@@ -28,6 +31,7 @@ dense is fastest it stays dense. An interrupted compile leaves nothing."""
 _EXAMPLES = """\
   sparsecc compile sparse.onnx -o model.scc
   sparsecc compile model.onnx -o model.scc --shape x=1,3,224,224 --pattern 4x1 --sparsity 0.8
+  sparsecc compile model.onnx -o model.scc --latency 0.5x --calibration data.npz
   sparsecc compile model.onnx -o model.scc --target x86-64-v3 --archive --embed
   sparsecc compile model.onnx -o model.scc --verify-each --dump-dir passes/"""
 
@@ -60,18 +64,30 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     add_sparsity(parser)
+    add_latency(parser, required=False)
+    add_calibration(parser)
     add_hooks(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compile, and sum up what was made."""
-    from sparsecc.cli.source import read_source
+    from sparsecc.cli.compress_verb import compressed, show
+    from sparsecc.cli.source import read_model, read_source
     from sparsecc.compiler import compile
 
     shapes, passes = read_shapes(args.shape), read_passes(args)
     hooks = read_hooks(args)
-    source, inputs = read_source(args.source)
+    if args.latency is None and (args.calibration or args.bits or args.patterns):
+        raise UsageError("--calibration, --bits and --patterns belong to --latency")
+    if args.latency is not None and passes:
+        raise UsageError("--latency chooses the zeros: leave --pattern, --sparsity and --passes out")
+    source, inputs = read_source(args.source) if args.latency is None else (None, None)
     with Progress(quiet=args.quiet) as progress:
+        result = None
+        if args.latency is not None:
+            progress("capture", 0, 1)
+            result = compressed(read_model(args.source, shapes), args, shapes, progress)
+            source = result.model
         artifact = compile(
             source,
             args.target,
@@ -90,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     if not args.quiet:
+        if result is not None:
+            show(result)
         _summary(artifact)
     return 0
 

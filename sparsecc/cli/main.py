@@ -25,10 +25,12 @@ VERBS = (
     "prune",
     "sparsify",
     "quantize",
+    "compress",
     "tune",
     "compile",
     "run",
     "bench",
+    "eval",
     "inspect",
     "targets",
     "passes",
@@ -69,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SparseccError as error:
         return _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
-        if error.name not in COMPILE_PACKAGES:
+        extra = "torch" if error.name == "torch" else "compile" if error.name in COMPILE_PACKAGES else ""
+        if not extra:
             return _fail(_internal(error), INTERNAL_ERROR)
-        return _fail(f"this needs the package {error.name}: run `pip install 'sparsecc[compile]'`", 2)
+        return _fail(f"this needs the package {error.name}: run `pip install 'sparsecc[{extra}]'`", 2)
     except KeyboardInterrupt:
         exec("")  # CPython ends by the signal, handled or not, if the last text it executed was interrupted
         return _fail("interrupted", INTERRUPTED)

@@ -67,6 +67,38 @@ def add_sparsity(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_latency(text: str) -> float:
+    """`0.5x`, `0.5` or `50%` -> 0.5, for argparse."""
+    number = text.strip().removesuffix("x")
+    scale = 0.01 if number.endswith("%") else 1.0
+    try:
+        found = float(number.removesuffix("%")) * scale
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a share of the dense model's time such as 0.5x, not {text!r}"
+        )
+    return found
+
+
+def add_latency(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """--latency, --bits and --patterns of `compress`."""
+    group = parser.add_argument_group("latency")
+    group.add_argument(
+        "--latency", type=read_latency, required=required, metavar="SHARE",
+        help="of the dense float32 model's time, such as 0.5x",
+    )  # fmt: skip
+    group.add_argument(
+        "--bits", type=int, action="append", choices=(32, 8),
+        help="of weights and activations to consider (both with --calibration, else 32; may be repeated)",
+    )  # fmt: skip
+    group.add_argument(
+        "--patterns", action="append", metavar="PATTERN",
+        help="to consider (unstructured and 4x1, with 8 bits 4x4; may be repeated)",
+    )  # fmt: skip
+
+
 def add_hooks(parser: argparse.ArgumentParser) -> None:
     """What watches the passes."""
     group = parser.add_argument_group("watching the passes")
@@ -177,7 +209,7 @@ def check_out(path: Path, *, force: bool) -> None:
         raise UsageError(f"there is no folder {path.absolute().parent}")
 
 
-def add_calibration(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
+def add_calibration(group: argparse._ActionsContainer) -> None:  # pyright: ignore[reportPrivateUsage]
     """Add the option for inputs like those that the network will see."""
     group.add_argument(
         "--calibration",

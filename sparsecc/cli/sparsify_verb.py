@@ -26,6 +26,7 @@ _EXAMPLES = """\
   sparsecc sparsify model.onnx -o sparse.onnx --pattern 4x1 --sparsity 0.8 --permute
   sparsecc sparsify model.onnx -o sparse.onnx --pattern 2:4 --skip 'head*'
   sparsecc sparsify model.onnx -o sparse.onnx --pattern unstructured --sparsity 0.5 --calibration data.npz
+  sparsecc sparsify model.onnx -o sparse.onnx --sparsity 0.5 --calibration data.npz --reconstruct 6
   sparsecc sparsify train.py:make_model -o sparse.onnx --pattern unstructured --sparsity 0.9 --scope global"""
 
 
@@ -42,8 +43,30 @@ def add(verbs: Verbs) -> None:
     add_calibration(group)
     group.add_argument(
         "--method",
-        choices=("magnitude", "wanda", "sparsegpt", "alps"),
+        choices=("magnitude", "wanda", "gblm", "dsnot", "sparsegpt", "alps"),
         help="what goes and how the rest makes up for it (magnitude, with --calibration alps)",
+    )
+    group.add_argument(
+        "--gradients",
+        action="store_true",
+        help="let gradients say what an error costs, and layers differ in their sparsity (PyTorch)",
+    )
+    group.add_argument(
+        "--reconstruct",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="fit the weights that stay, block by block, by gradient (6 is a start; PyTorch)",
+    )
+    group.add_argument(
+        "--bits",
+        type=int,
+        choices=(32, 8, 4),
+        default=32,
+        help="choose values that `quantize` keeps",
+    )
+    group.add_argument(
+        "--resume", type=Path, metavar="FOLDER", help="keep what is finished there, and go on from it"
     )
 
 
@@ -70,6 +93,10 @@ def run(args: argparse.Namespace) -> int:
             permute=args.permute,
             method=args.method or ("magnitude" if data is None else "alps"),
             calibration=data,
+            gradients=args.gradients,
+            bits=args.bits,
+            reconstruct=args.reconstruct,
+            folder=args.resume,
             progress=progress,
         )
         progress("write", 0, 1)

@@ -16,8 +16,8 @@ from sparsecc.ir import evaluate, verify
 from sparsecc.ir.encoding import Encoding, as_matrix, fits, get_encoding
 from sparsecc.ir.weights import weight_uses
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.one_shot import one_shot
-from sparsecc.passes.one_shot_solvers import SOLVERS, Problem, refit, sparsegpt, wanda
+from sparsecc.passes.one_shot import OneShot, one_shot
+from sparsecc.passes.one_shot_solvers import SOLVERS, Inputs, Problem, refit, sparsegpt, wanda
 from sparsecc.passes.sparsify import Sparsify, keep_mask
 
 PATTERNS = ["unstructured", "2:4", "2x1", "4x1", "4x4", "fan-in"]
@@ -29,16 +29,26 @@ def problem(pattern: str, outputs: int = 24, columns: int = 32, seed: int = 0, z
     weights = rng.standard_normal((2, outputs, columns)) * (rng.random((2, outputs, columns)) >= zeros)
     mixing = rng.standard_normal((2, columns, columns)) * rng.uniform(0.1, 3, (2, 1, columns))
     inputs = rng.standard_normal((2, 4 * columns, columns)) @ mixing
-    return Problem.of(weights, inputs.swapaxes(1, 2) @ inputs, None, Encoding.parse(pattern), 0.5, 0.01)
+    return dense_problem(weights, inputs.swapaxes(1, 2) @ inputs, pattern)
+
+
+def dense_problem(weights: np.ndarray, gram: np.ndarray, pattern: str, damping: float = 0.01) -> Problem:
+    """Half of the weights go, and the outputs of the dense ones are wanted."""
+    return Problem.of(weights, Inputs(gram, damping), weights @ gram, Encoding.parse(pattern), 0.5)
 
 
 def magnitude(case: Problem) -> np.ndarray:
     return np.where(case.keep(case.weights), case.weights, 0)
 
 
-@pytest.mark.parametrize("method", SOLVERS)
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_zeros_follow_the_pattern(pattern: str, method: str) -> None:
+BLOCKS = ["2x1", "4x1", "4x4"]
+
+
+@pytest.mark.parametrize(
+    ("method", "pattern"),
+    [(m, p) for m in SOLVERS for p in PATTERNS if not (m == "dsnot" and p in BLOCKS)],
+)
+def test_zeros_follow_the_pattern(method: str, pattern: str) -> None:
     case = problem(pattern)
     matrix = SOLVERS[method](case).reshape(48, 32)
     assert np.isfinite(matrix).all()
@@ -68,16 +78,52 @@ def test_each_method_beats_the_one_before(pattern: str, seed: int) -> None:
 def test_independent_inputs_are_magnitude() -> None:
     """With H = I nothing can be made up for, and what is least goes."""
     weights = np.random.default_rng(0).standard_normal((1, 8, 32))
-    case = Problem.of(weights, np.eye(32)[None] * 7, None, Encoding.parse("4x1"), 0.5, 0.01)
-    for method in SOLVERS.values():
-        np.testing.assert_allclose(method(case), magnitude(case), atol=1e-5)
+    case = dense_problem(weights, np.eye(32)[None] * 7, "4x1")
+    for name, method in SOLVERS.items():
+        if name != "dsnot":
+            np.testing.assert_allclose(method(case), magnitude(case), atol=1e-5)
 
 
 def test_wanda_by_hand() -> None:
     weights = np.array([[[3.0, 2.0, -1.0, 4.0], [1.0, 1.0, 1.0, 1.0]]])
     gram = np.diag([1.0, 9.0, 100.0, 0.01])[None]
-    case = Problem.of(weights, gram, None, Encoding.parse("unstructured"), 0.5, 1e-9)
+    case = dense_problem(weights, gram, "unstructured", 1e-9)
     assert np.array_equal(wanda(case), [[[0, 2, -1, 0], [0, 1, 1, 0]]])
+
+
+def test_gradients_decide_where_inputs_do_not() -> None:
+    """|w| (norm of the input + norm of the gradient), each over its root mean square."""
+    weights, slopes = np.ones((1, 1, 4)), np.array([[[3.0, 0, 1, 0]]])
+    case = Problem.of(
+        weights,
+        Inputs(np.diag([1.0, 4, 4, 1])[None], 1e-9),
+        weights,
+        Encoding.parse("unstructured"),
+        0.5,
+        slopes,
+    )
+    assert np.array_equal(SOLVERS["gblm"](case), [[[1, 0, 1, 0]]])
+    assert np.array_equal(wanda(case), [[[0, 1, 1, 0]]])
+
+
+def means(case: Problem, found: np.ndarray) -> np.ndarray:
+    """Error of the mean of each output."""
+    return np.abs(((found - case.weights) * case.inputs.mean).sum(axis=2))
+
+
+@pytest.mark.parametrize(("pattern", "left"), [("unstructured", 0.3), ("2:4", 0.7)])
+def test_exchanges_bring_means_nearer_and_keep_counts(pattern: str, left: float) -> None:
+    rng = np.random.default_rng(0)
+    weights, data = rng.standard_normal((1, 24, 32)), rng.standard_normal((200, 32)) + rng.uniform(-2, 2, 32)
+    gram, mean = (data.T @ data)[None], data.sum(axis=0)[None, None] / np.sqrt(200)
+    case = Problem.of(weights, Inputs(gram, 0.01, mean), weights @ gram, Encoding.parse(pattern), 0.5)
+    before, after = wanda(case), SOLVERS["dsnot"](case)
+    assert np.array_equal((before != 0).sum(axis=2), (after != 0).sum(axis=2))
+    assert np.array_equal(after, np.where(after != 0, weights, 0))
+    assert (means(case, after) <= means(case, before)).all()
+    assert means(case, after).mean() < left * means(case, before).mean()
+    with pytest.raises(UsageError, match="exchanges single weights"):
+        SOLVERS["dsnot"](problem("4x1"))
 
 
 def test_refit_is_least_squares_on_the_support() -> None:
@@ -109,7 +155,7 @@ def test_alps_finds_the_best_support_of_small_problems() -> None:
     best = 0
     for seed in range(30):
         case = problem("unstructured", outputs=1, columns=6, seed=seed)
-        one = Problem(case.weights[:1], case.gram[:1], case.target[:1], case.encoding, 0.5)
+        one = Problem(case.weights[:1], Inputs(case.gram[:1], 1e-12), case.target[:1], case.encoding, 0.5)
         errors: list[float] = []
         for support in itertools.combinations(range(6), 3):
             chosen = list(support)
@@ -153,8 +199,10 @@ def test_networks(name: str, pattern: str) -> None:
     plain = sparsecc.sparsify(model, pattern, 0.5, min_size=0)
     losses = {"magnitude": lost(plain.model, model, shape)}
     for method in SOLVERS:
+        if method == "dsnot" and pattern in BLOCKS:
+            continue
         found = model.clone()
-        result = one_shot(model, found, item, data, method=method)
+        result = one_shot(model, found, item, data, OneShot(method))
         assert not verify(found)
         assert [r.code for r in result.refusals] == [r.code for r in plain.refusals]
         for use in weight_uses(found):
@@ -175,7 +223,7 @@ def test_errors_of_the_layers_before_are_repaired() -> None:
     for regress in (True, False):
         found = model.clone()
         item = Sparsify(pattern="unstructured", sparsity=0.5, min_size=0)
-        one_shot(model, found, item, Calibration(inputs(shape, 12)), method="alps", regress=regress)
+        one_shot(model, found, item, Calibration(inputs(shape, 12)), OneShot(regress=regress))
         losses.append(lost(found, model, shape))
     assert losses[0] < losses[1]
 
@@ -200,7 +248,7 @@ def test_bad_input() -> None:
         sparsecc.sparsify(model, method="alps")
     with pytest.raises(UsageError, match="needs no calibration data"):
         sparsecc.sparsify(model, calibration=data)
-    with pytest.raises(UsageError, match="one of magnitude, wanda, sparsegpt, alps, not 'obs'"):
+    with pytest.raises(UsageError, match="one of magnitude, wanda, gblm, dsnot, sparsegpt, alps, not 'obs'"):
         sparsecc.sparsify(model, method="obs", calibration=data)
     with pytest.raises(UsageError, match="global scope is for magnitude"):
         sparsecc.sparsify(model, "4x1", 0.5, scope="global", method="alps", calibration=data)

@@ -1,0 +1,57 @@
+"""docs/one-shot.md from the results of `make one-shot`: a table for each network, between markers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.one_shot_tasks import TASKS
+
+PAGE = Path(__file__).parents[1] / "docs" / "one-shot.md"
+BEGIN, END = "<!-- begin: make one-shot -->", "<!-- end: make one-shot -->"
+LABELS = {
+    "magnitude": "magnitude",
+    "wanda": "Wanda",
+    "gblm": "GBLM",
+    "dsnot": "DSnoT",
+    "sparsegpt": "SparseGPT",
+    "alps": "ALPS",
+    "alps-dense": "ALPS, dense outputs",
+    "alps-gradients": "with gradients",
+    "alps-permuted": "reordered first",
+    "alps-blocks": "blocks fitted",
+    "alps-int8": "int8",
+    "alps-blocks-int4": "blocks fitted, int4",
+}
+Json = dict[str, Any]
+
+
+def write_page(results: Mapping[str, Json]) -> None:
+    """Replace the part between the markers."""
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    tables = "\n\n".join(_section(name, results[name]) for name in TASKS if name in results)
+    PAGE.write_text(f"{head}{BEGIN}\n{tables}\n{END}{tail}", encoding="utf-8")
+
+
+def _section(name: str, cells: Json) -> str:
+    task = TASKS[name]
+    found: dict[str, dict[str, float]] = {}
+    for key, cell in cells.items():
+        if key != "dense":
+            method, pattern, sparsity = key.split(" ")
+            found.setdefault(f"{pattern} | {sparsity}", {})[method] = cell["score"]
+    used = [method for method in LABELS if any(method in row for row in found.values())]
+    lines = [
+        f"### {task.title}: {task.metric}",
+        "",
+        f"{task.about} Dense: **{cells['dense']['score']:.1f}**.",
+        "",
+        f"| pattern | zeros | {' | '.join(LABELS[method] for method in used)} |",
+        f"|---|---:|{'---:|' * len(used)}",
+    ]
+    for row, scores in found.items():
+        shown = [f"{scores[method]:,.1f}" if method in scores else "" for method in used]
+        lines.append(f"| {row} | {' | '.join(shown)} |")
+    return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""How much the outputs of a model change when one layer does: the zeroth-order sensitivity of each layer.
+
+One weight is replaced at a time in a PyTorch copy of the model, which runs on a few batches (Frantar and
+Alistarh 2022, SPDY; Sung et al. 2024, ECoFLaP, which estimate it with less).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparsecc.errors import UsageError, VerificationError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from sparsecc.passes.criteria import Calibration
+
+Batch = Mapping[str, np.ndarray]
+Outputs = Sequence[np.ndarray]
+
+
+def divergence(outputs: Iterable[Outputs], expected: Iterable[Outputs]) -> float:
+    """||found - expected||² / ||expected - mean||², averaged over a model's outputs of floats.
+
+    Args:
+        outputs, expected: for each batch the outputs in the graph's order.
+
+    Raises:
+        VerificationError: the expected outputs are NaN or infinite.
+    """
+    sums: dict[int, list[float]] = {}
+    for found, wanted in zip(outputs, expected, strict=True):
+        for place, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            if not np.issubdtype(other.dtype, np.floating):
+                continue
+            exact, near = other.astype(np.float64), one.astype(np.float64)
+            if not np.isfinite(exact).all():
+                raise VerificationError(f"output {place} of the model is NaN or infinite on these data")
+            total = sums.setdefault(place, [0.0, 0.0])
+            total[0] += float(np.square(near - exact).sum())
+            total[1] += float(np.square(exact - exact.mean()).sum())
+    if not sums:
+        raise UsageError("the model has no output of floats, so nothing says how much it changes")
+    return float(np.mean([change / max(size, 1e-30) for change, size in sums.values()]))
+
+
+class Sensitivity:
+    """Runs a model with single weights replaced.
+
+    Args:
+        model: dense, as `sparsecc.capture` gives it.
+        calibration: inputs.
+
+    Raises:
+        UsageError: data that do not fit the model.
+        UnsupportedOpError: an op without a PyTorch form.
+    """
+
+    def __init__(self, model: ir.Model, calibration: Calibration) -> None:
+        import torch
+
+        from sparsecc.torch.convert import to_torch
+
+        self._torch = torch
+        self._module = to_torch(model)
+        held = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        self._tensors = {name: held[path] for path, name in self._module.initializer_names.items()}
+        names = [value.name or "" for value in model.graph.inputs]
+        self._batches = [
+            [torch.from_numpy(batch[name]) for name in names] for batch, _ in calibration.stream(model)
+        ]
+        self._expected = self._run()
+
+    def of(self, weights: Mapping[str, np.ndarray]) -> float:
+        """Divergence of the outputs with these initializers replaced, the others as they are."""
+        kept = {name: self._tensors[name].detach().clone() for name in weights}
+        try:
+            self._set(weights)
+            return divergence(self._run(), self._expected)
+        finally:
+            with self._torch.no_grad():
+                for name, tensor in kept.items():
+                    self._tensors[name].copy_(tensor)
+
+    def _set(self, weights: Mapping[str, np.ndarray]) -> None:
+        with self._torch.no_grad():
+            for name, array in weights.items():
+                self._tensors[name].copy_(self._torch.from_numpy(np.array(array)))
+
+    def _run(self) -> list[list[np.ndarray]]:
+        with self._torch.no_grad():
+            found = [self._module(*batch) for batch in self._batches]
+        return [[tensor.numpy() for tensor in (out if isinstance(out, tuple) else (out,))] for out in found]

@@ -1,0 +1,67 @@
+"""`compress`, and --latency of `compile`, by the cost model of another machine: nothing depends on time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from cli_outcome import Cli
+from onnx import numpy_helper
+
+ELSEWHERE = ("--target", "arm64-linux")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight samples."""
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, x=np.random.default_rng(0).standard_normal((8, 8, 12, 12)).astype(np.float32))
+    return path
+
+
+def test_writes_a_model_and_says_what_became_of_it(
+    cli: Cli, network: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "small.onnx"
+    words = ("compress", network, "-o", out, "--latency", "0.6x", "--calibration", data, "--bits", 32)
+    found = cli(*words, *ELSEWHERE)
+    assert found.code == 0, found.err
+    assert "of the dense model's time (predicted), 32 bits, outputs change by" in found.out
+    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(out).graph.initializer}
+    assert any(np.mean(weight == 0) > 0.3 for name, weight in weights.items() if name.startswith("w"))
+    again = cli(*words, *ELSEWHERE)
+    assert again.code == 2 and "exists" in again.sentence()
+
+
+def test_compile_takes_a_latency(cli: Cli, network: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.scc"
+    found = cli("compile", network, "-o", out, "--latency", "60%", *ELSEWHERE)
+    assert found.code == 0, found.err
+    report = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["report"]
+    assert report["zeros"] > 0
+    assert "of the dense model's time (predicted), 32 bits" in found.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("compress", "--latency", "2"), "expected a share of the dense model's time"),
+        (("compress", "--latency", "fast"), "expected a share of the dense model's time"),
+        (("compress",), "--latency"),
+        (("compress", "--latency", "0.01x"), "0.01 was asked for"),
+        (("compress", "--latency", "0.5", "--bits", "8"), "need calibration data"),
+        (("compile", "--latency", "0.5", "--pattern", "4x1", "--sparsity", "0.5"), "leave --pattern"),
+        (("compile", "--bits", "8"), "belong to --latency"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    cli: Cli, network: Path, tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    out = tmp_path / "out"
+    found = cli(words[0], network, "-o", out, *words[1:], *ELSEWHERE)
+    assert found.code == 2
+    assert says in found.err
+    assert not out.exists()

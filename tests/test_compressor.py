@@ -1,0 +1,158 @@
+"""`compress`: latencies by the cost model, so that nothing here depends on how fast this machine is."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import sparsecc
+from sparsecc.errors import UsageError
+from sparsecc.ir.edit import replace_constant
+from sparsecc.ir.encoding import Encoding, fits
+from sparsecc.ir.evaluate import evaluate
+from sparsecc.ir.weights import weight_uses
+from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
+
+ELSEWHERE = "arm64-linux"
+"""A target that machines with x86 do not run: the cost model prices it."""
+SHARE = 0.5
+
+
+@pytest.fixture
+def model() -> ir.Model:
+    """Three pointwise convolutions, of which the middle one hardly matters, and a classifier."""
+    rng = np.random.default_rng(0)
+    names = ["x", "one", "two", "three"]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["one"]),
+        helper.make_node("Conv", ["one", "w1"], ["side"]),
+        helper.make_node("Add", ["one", "side"], ["two"]),
+        helper.make_node("Relu", ["two"], ["two_"]),
+        helper.make_node("Conv", ["two_", "w2", "b2"], ["three"]),
+        helper.make_node("GlobalAveragePool", ["three"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "head"], ["y"], transB=1),
+    ]
+    scales = [0.1, 0.001, 0.1]
+    weights = [
+        numpy_helper.from_array((rng.standard_normal((64, 64, 1, 1)) * scales[i]).astype(np.float32), f"w{i}")
+        for i in range(len(names) - 1)
+    ]
+    weights.append(numpy_helper.from_array(rng.standard_normal(64).astype(np.float32), "b2"))
+    weights.append(numpy_helper.from_array(rng.standard_normal((24, 64)).astype(np.float32), "head"))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64, 16, 16])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 24])
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    opsets = [helper.make_opsetid("", 20)]
+    return sparsecc.capture(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+@pytest.fixture
+def data() -> sparsecc.Calibration:
+    rng = np.random.default_rng(1)
+    return sparsecc.Calibration(
+        [{"x": rng.standard_normal((1, 64, 16, 16)).astype(np.float32)} for _ in range(6)]
+    )
+
+
+def matrices(model: ir.Model) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for use in weight_uses(model):
+        assert use.value.const_value is not None
+        found[use.layer] = use.value.const_value.numpy()
+    return found
+
+
+def test_meets_the_latency_where_it_hurts_least(model: ir.Model, data: sparsecc.Calibration) -> None:
+    before = matrices(model)
+    result = sparsecc.compress(
+        model, SHARE, calibration=data, bits=[32], sparsities=(0.5, 0.75, 0.9), target=ELSEWHERE
+    )
+    assert not result.measured
+    assert 0.9 * SHARE <= result.latency <= SHARE
+    assert result.bits == 32
+    for name, matrix in matrices(result.model).items():
+        option = result.options.get(name)
+        if option is None or option.dense:
+            continue
+        assert fits(matrix, Encoding.parse(option.pattern))
+        assert np.mean(matrix == 0) == pytest.approx(option.sparsity, abs=0.01)
+    # the layer that hardly matters has the most zeros
+    assert result.options["w1"].sparsity == max(option.sparsity for option in result.options.values())
+    assert all(result.error <= other.error for other in result.uniform if other.sparsity is not None)
+    assert {other.pattern for other in result.uniform} == {"unstructured", "4x1"}
+    for name, matrix in matrices(model).items():
+        assert np.array_equal(matrix, before[name])
+
+
+def test_outputs_change_less_than_with_one_pattern(model: ir.Model, data: sparsecc.Calibration) -> None:
+    result = sparsecc.compress(model, SHARE, calibration=data, bits=[32], target=ELSEWHERE)
+    fresh = np.random.default_rng(7).standard_normal((8, 1, 64, 16, 16)).astype(np.float32)
+    expected = [tuple(evaluate(model, {"x": x}).values()) for x in fresh]
+
+    def change(made: ir.Model) -> float:
+        return divergence([tuple(evaluate(made, {"x": x}).values()) for x in fresh], expected)
+
+    for other in result.uniform:
+        if other.sparsity:
+            uniform = sparsecc.sparsify(model, other.pattern, other.sparsity, method="alps", calibration=data)
+            assert change(result.model) < change(uniform.model)
+
+
+def test_without_data_weights_go_by_magnitude(model: ir.Model) -> None:
+    result = sparsecc.compress(model, SHARE, target=ELSEWHERE)
+    assert 0.9 * SHARE <= result.latency <= SHARE
+    assert result.divergence is None
+    before = matrices(model)
+    for name, matrix in matrices(result.model).items():
+        assert np.array_equal(matrix[matrix != 0], before[name][matrix != 0])
+
+
+def test_eight_bits_are_taken_where_they_change_less(model: ir.Model, data: sparsecc.Calibration) -> None:
+    result = sparsecc.compress(
+        model, 0.3, calibration=data, sparsities=(0.5, 0.9), target="arm64-linux+dotprod"
+    )
+    assert result.bits == 8
+    assert "QuantizeLinear" in {node.op_type for node in result.model.graph}
+
+
+def test_sensitivity_is_the_change_of_the_outputs(model: ir.Model, data: sparsecc.Calibration) -> None:
+    weight = matrices(model)["w2"] * 0.5
+    found = Sensitivity(model, data).of({"w2": weight})
+    changed = model.clone()
+    replace_constant(changed.graph.initializers["w2"], weight)
+    batches = [batch for batch, _ in data.stream(model)]
+    ours = np.stack([next(iter(evaluate(changed, batch).values())) for batch in batches]).astype(float)
+    theirs = np.stack([next(iter(evaluate(model, batch).values())) for batch in batches]).astype(float)
+    share = np.square(ours - theirs).sum() / sum(np.square(t - t.mean()).sum() for t in theirs)
+    assert found == pytest.approx(share, rel=1e-3)
+
+
+def test_sensitivity_puts_the_weights_back(model: ir.Model, data: sparsecc.Calibration) -> None:
+    sensitivity = Sensitivity(model, data)
+    first = sensitivity.of({"w0": matrices(model)["w0"] * 0})
+    assert sensitivity.of({"w1": matrices(model)["w1"]}) < 1e-10
+    assert first > 0.01
+    assert sensitivity.of({"w0": matrices(model)["w0"] * 0}) == first
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latency": 1.0}, "between 0 and 1"),
+        ({"latency": 0.5, "sparsities": ()}, "between 0 and 1"),
+        ({"latency": 0.5, "probes": 0}, "at least one batch"),
+        ({"latency": 0.5, "bits": [4]}, "32 or 8 bits, not 4"),
+        ({"latency": 0.5, "bits": [8]}, "need calibration data"),
+        ({"latency": 0.01}, "0.01 was asked for"),
+        ({"latency": 0.5, "skip": ["*"]}, "no layer can be made sparse"),
+        ({"latency": 0.5, "patterns": ["9y9"]}, "9y9"),
+        ({"latency": 0.5, "target": "toaster"}, "toaster"),
+    ],
+)
+def test_bad_input_is_named(model: ir.Model, options: dict[str, object], message: str) -> None:
+    given = {"target": ELSEWHERE, **options}
+    with pytest.raises(UsageError, match=message):
+        sparsecc.compress(model, **given)  # pyright: ignore[reportArgumentType]
