@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import tvm
-from tvm import ir, tirx
+from tvm import tirx
 
 from sparsecc.targets.tir import Expr, KernelBuilder, Register, const, ramp
 
@@ -130,8 +130,3 @@ def _index(kind: str, axis: str, extent: int | None) -> Any:
     name = f"{kind}.{axis}"
     domain = None if extent is None else tvm.ir.Range(0, extent)
     return tirx.IterVar(domain, tirx.Var(name, "int32"), tirx.IterVar.ThreadIndex, name)
-
-
-def pointer_type(dtype: str) -> ir.Type:
-    """Of a parameter in global memory."""
-    return ir.PointerType(ir.PrimType(dtype), "global")

@@ -30,7 +30,6 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
 _TAP_BITS = 16  # of a tap's column; its row is above
-WINDOW_SCALARS = 8
 
 
 @dataclass(frozen=True)
