@@ -9,6 +9,7 @@
 #   make decode         a language model's linear layers, token by token: benchmarks/results/decode.json
 #   make decode-peer    the same against llama.cpp, which it compiles: benchmarks/results/decode-peer.json
 #   make targets        whole networks under emulators, in Node, wasmtime and Chromium: docs/targets.md
+#   make gpu            whole networks under PoCL, and all kernels compiled for CUDA: docs/gpu.md; resumes
 #   make pipeline       inner loops for ARM in llvm-mca's models of cores: docs/targets.md
 #   make threads        two threads against one on whole networks: benchmarks/results/threads.json
 #   make cost-model     fits the cost model on measured kernels: sparsecc/cost, benchmarks/results
@@ -50,7 +51,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot one-shot-memory compress sparse-training peers decode-peer clean
+.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets gpu pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot one-shot-memory compress sparse-training peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,7 +63,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,sweep,demo,bench,peers,dev,zig,wasm]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[compile,torch,sweep,demo,bench,peers,dev,zig,wasm,opencl,cuda,webgpu]'
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS)
 	@touch $@
 
@@ -115,6 +116,9 @@ decode-peer: $(STAMP) $(LLAMA)
 
 targets: $(STAMP)
 	$(BIN)/python -m benchmarks.targets $(MODELS)
+
+gpu: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu $(MODELS)
 
 pipeline: $(STAMP)
 	$(BIN)/python -m benchmarks.pipeline

@@ -186,10 +186,23 @@ def build_plan(
         LoweringError, UnsupportedOpError: the graph cannot be lowered.
     """
     from sparsecc.targets.build import build_objects
+    from sparsecc.targets.gpu.machine import Gpu
     from sparsecc.targets.lower.graph import GraphLowering
     from sparsecc.targets.registry import machine_for
 
     machine = machine_for(target)
+    if isinstance(machine, Gpu):
+        from sparsecc.targets.gpu.build import device_plan
+
+        return device_plan(
+            model,
+            machine,
+            name=name,
+            dense_only=dense_only,
+            dense_layers=dense_layers,
+            lowered=_part(progress, "lower"),
+            generated=_part(progress, "kernels"),
+        )
     lowering = GraphLowering(
         model, machine, dense_only=dense_only, dense_layers=dense_layers, selector=selector
     )
@@ -263,10 +276,14 @@ class _Builder:
 
     def choose(self, model: ir.Model, folder: Path, *, measure: bool) -> _Chosen:
         """The plan that is never slower than dense, as far as this machine can tell."""
+        from sparsecc.targets.registry import GPUS
+
         missing = missing_features(self.target)
         if not measure or missing:
             plan = self._build(model)
             why = f": this machine lacks {', '.join(missing)}" if missing else ""
+            if self.target in GPUS:
+                why = ": kernels of GPUs are chosen by a count of their loads and multiply-adds"
             return _Chosen(plan, layer_lines(plan.report["layers"]), notes=(f"Nothing was measured{why}.",))
         with ExitStack() as stack:
             return self._measured(model, folder, stack)

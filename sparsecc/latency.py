@@ -58,9 +58,9 @@ class PredictedLatency(Latency):
 
     def _seconds(self, model: ir.Model) -> dict[str, float]:
         from sparsecc.targets.lower.graph import GraphLowering
-        from sparsecc.targets.registry import machine_for
+        from sparsecc.targets.registry import cpu_for
 
-        machine = machine_for(self._target)
+        machine = cpu_for(self._target)
         plan = GraphLowering(_prepared(model, self._shapes), machine).run("model", machine.name)
         lines = layer_lines(plan.report["layers"])
         return _by_name(lines, {line.node: line.predicted_seconds for line in lines})

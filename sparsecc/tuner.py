@@ -117,16 +117,16 @@ def tune(
         CaptureError, UnsupportedOpError, VerificationError: the model, see `sparsecc.capture`.
         LoweringError: the graph cannot be lowered or linked.
     """
-    from sparsecc.targets.registry import machine_for
+    from sparsecc.targets.registry import cpu_for
 
     end = None if budget is None else time.monotonic() + budget
     if trials < 2:
         raise UsageError(f"trials: expected at least 2 forms to compare, found {trials}")
+    machine = cpu_for(target).name
     if runner is None and (missing := missing_features(target)):
         raise UsageError(
             f"this machine lacks {', '.join(missing)} and cannot time target {target}; tune where it is used"
         )
-    machine = machine_for(target).name
     found = Database(default_path() if database is None else Path(database))
     model = prepare(source, example_inputs, shapes=shapes, passes=passes, progress=progress)
     with tempfile.TemporaryDirectory(prefix="sparsecc-") as folder:

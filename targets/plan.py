@@ -75,12 +75,13 @@ class TensorSpec:
 
 
 class Weights:
-    """The packed weights: arrays one behind the other, each at a multiple of `ALIGNMENT` bytes.
+    """The packed weights: arrays one behind the other, each at a multiple of `alignment` bytes.
 
     Equal content is stored once. The bytes wait in an unnamed temporary file, not in memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alignment: int = ALIGNMENT) -> None:
+        self._alignment = alignment
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the plan)
         self._at: dict[bytes, int] = {}
         self.nbytes = 0
@@ -91,7 +92,7 @@ class Weights:
         key = hashlib.sha256(data).digest()
         if key not in self._at:
             self._at[key] = self.nbytes
-            padding = bytes(-data.nbytes % ALIGNMENT)
+            padding = bytes(-data.nbytes % self._alignment)
             self._file.write(data)
             self._file.write(padding)
             self.nbytes += data.nbytes + len(padding)

@@ -9,12 +9,14 @@ from pathlib import Path
 from sparsecc.errors import LoweringError, UsageError
 from sparsecc.host import host_cpu, host_features, host_machine
 from sparsecc.targets import arm, cpu, riscv, wasm
+from sparsecc.targets.gpu import machine as gpu
 from sparsecc.targets.machine import Machine
 
 MACHINES = {machine.name: machine for module in (cpu, arm, riscv, wasm) for machine in module.MACHINES}
 PLATFORMS = {machine.platform.name: machine.platform for machine in MACHINES.values()}
 HOST = ("cpu", "host")
-NAMES = (*HOST, *MACHINES)
+GPUS = {device.name: device for device in gpu.GPUS}
+NAMES = (*HOST, *MACHINES, *GPUS)
 
 
 def machine_for(target: str) -> Machine:
@@ -24,8 +26,8 @@ def machine_for(target: str) -> Machine:
         UsageError: no such target.
         LoweringError: `host` on a machine that none of the targets describes.
     """
-    if target in MACHINES:
-        return MACHINES[target]
+    if target in MACHINES or target in GPUS:
+        return MACHINES.get(target) or GPUS[target]
     if target not in HOST:
         raise UsageError(f"there is no target {target!r}; targets are {', '.join(NAMES)}")
     runnable = [machine for machine in MACHINES.values() if not missing_features(machine)]
@@ -42,6 +44,21 @@ def machine_for(target: str) -> Machine:
         l3_bytes=_cache_bytes(3, best.l3_bytes),
         family=host_cpu().kind,
     )
+
+
+def cpu_for(target: str) -> Machine:
+    """The machine of a target whose kernels have predicted times.
+
+    Raises:
+        UsageError: no such target, or one for GPUs.
+        LoweringError: as `machine_for`.
+    """
+    if target in GPUS:
+        raise UsageError(
+            f"target {target} is for GPUs, whose kernels are neither timed nor predicted; targets that are: "
+            f"{', '.join((*HOST, *MACHINES))}"
+        )
+    return machine_for(target)
 
 
 def missing_features(machine: Machine) -> list[str]:

@@ -25,7 +25,7 @@ def const(value: float, dtype: str = "int32") -> Expr:
 
 def vector_of(value: Expr, lanes: int) -> Expr:
     """`value` in every lane."""
-    return _untyped.Broadcast(value, lanes)
+    return value if lanes == 1 else _untyped.Broadcast(value, lanes)
 
 
 def ramp(base: Expr, lanes: int) -> Expr:

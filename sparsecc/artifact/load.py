@@ -7,7 +7,15 @@ import os
 from pathlib import Path
 
 from sparsecc.artifact.archive import extract_archive
-from sparsecc.artifact.manifest import LIBRARIES, MANIFEST, WEIGHTS, FileInfo, Manifest, parse_manifest
+from sparsecc.artifact.manifest import (
+    LIBRARIES,
+    MANIFEST,
+    SOURCES,
+    WEIGHTS,
+    FileInfo,
+    Manifest,
+    parse_manifest,
+)
 from sparsecc.artifact.native import NativeEngine
 from sparsecc.artifact.session import Engine, Session
 from sparsecc.errors import ArtifactError, UsageError
@@ -18,7 +26,13 @@ WASM = "wasm32"
 _MAX_THREADS = 256
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None, *, emulator: str | None = None) -> Session:
+def load(
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    *,
+    emulator: str | None = None,
+    device: str | None = None,
+) -> Session:
     """Open an artifact for running.
 
     Args:
@@ -26,18 +40,47 @@ def load(path: str | os.PathLike[str], threads: int | None = None, *, emulator: 
         threads: threads of a run, the caller's included (1 to 256); None means 1.
         emulator: command of a user-mode emulator, such as `qemu-aarch64`, for a Linux artifact of another
             architecture; "" takes the usual one. Every run starts it anew.
+        device: for an artifact of a GPU the device, by a part of its name or by number; "" and None take the
+            first GPU, or else the first device of any kind.
 
     Raises:
         ArtifactError: there is no artifact, a file of it is missing or differs from its SHA-256, or it was
             made for another format version, architecture or CPU.
-        UsageError: a thread count out of range, or an emulator that is not there.
+        UsageError: a thread count out of range, or an emulator or a device that is not there.
         LoweringError: no C compiler for the program that an emulator runs.
     """
     manifest, folder = read_artifact(path)
     count = 1 if threads is None else threads
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MAX_THREADS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"threads: expected a whole number from 1 to {_MAX_THREADS}, found {count!r}")
+    if manifest.library in SOURCES:
+        if emulator is not None or count != 1:
+            raise UsageError(f"an artifact for {manifest.machine} has no threads and needs no emulator")
+        return Session(manifest, _device_engine(manifest, folder, device or ""), count)
+    if device is not None:
+        raise UsageError(f"{os.fspath(path)} was compiled for {manifest.machine}, which has no devices")
     return Session(manifest, _engine(manifest, folder, count, emulator, os.fspath(path)), count)
+
+
+def _device_engine(manifest: Manifest, folder: Path, device: str) -> Engine:
+    from sparsecc.artifact.device import DeviceEngine
+
+    if manifest.machine == "opencl":
+        from sparsecc.artifact.opencl import OpenClDevice
+
+        return DeviceEngine(manifest, folder, OpenClDevice(folder / manifest.library, device))
+    if manifest.machine == "cuda":
+        from sparsecc.artifact.cuda import CudaDevice
+
+        return DeviceEngine(manifest, folder, CudaDevice(folder, device))
+    if manifest.machine == "webgpu":
+        from sparsecc.artifact.webgpu import WebGpuDevice
+
+        return DeviceEngine(manifest, folder, WebGpuDevice(folder / manifest.library, device))
+    raise ArtifactError(
+        f"sparsecc runs no artifacts for {manifest.machine}: {manifest.library} and launches.json are for a "
+        "program of your own"
+    )
 
 
 def _engine(manifest: Manifest, folder: Path, threads: int, emulator: str | None, where: str) -> Engine:

@@ -21,7 +21,9 @@ FORMAT_VERSION = 1  # written
 SUPPORTED_VERSIONS = range(1, 2)  # read
 
 MANIFEST = "manifest.json"
-LIBRARIES = ("libmodel.so", "libmodel.dylib", "model.wasm")
+SOURCES = ("kernels.cl", "kernels.cu", "kernels.metal", "kernels.wgsl")
+"""The kernels of artifacts for devices, in the language of each."""
+LIBRARIES = ("libmodel.so", "libmodel.dylib", "model.wasm", *SOURCES)
 """What an artifact's library may be called; the platform says which."""
 STATIC_LIBRARY = "libmodel.a"
 HEADER = "model.h"

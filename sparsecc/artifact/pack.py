@@ -32,6 +32,7 @@ from sparsecc.artifact.manifest import (
 from sparsecc.errors import ArtifactError, LoweringError, UsageError
 
 if TYPE_CHECKING:
+    from sparsecc.targets.gpu.plan import GpuPlan
     from sparsecc.targets.plan import Plan, TensorSpec
 
 _ELF_MACHINES = {3: "i686", 40: "armv7", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
@@ -136,18 +137,59 @@ def _write_files(
     plan: Plan, folder: Path, build: Path, *, embed: bool, compiler: str | None, extras: Mapping[str, bytes]
 ) -> list[str]:
     """Write all files of the artifact to `folder`; returns their names, the manifest first."""
-    from sparsecc.targets.driver import generate, include_folders, total_arena_bytes
-    from sparsecc.targets.linking import Job, build_libraries
-    from sparsecc.targets.toolchain import find_toolchain
+    from sparsecc.targets.gpu.plan import GpuPlan
 
-    toolchain = find_toolchain(compiler, plan.platform)
     weights = (build if embed else folder) / WEIGHTS
     digest = hashlib.sha256()
     with weights.open("wb") as file:
         for part in plan.weights.parts():
             file.write(part)
             digest.update(part)
-    sources = generate(plan, embed_sha256=digest.hexdigest() if embed else None)
+    if isinstance(plan, GpuPlan):
+        arena_bytes = _write_kernels(plan, folder, embed=embed)
+    else:
+        arena_bytes = _write_libraries(plan, folder, build, digest.hexdigest() if embed else None, compiler)
+    for name, data in extras.items():
+        (folder / name).write_bytes(data)
+    manifest = Manifest(
+        sparsecc_version=importlib.metadata.version("sparsecc"),
+        name=plan.name,
+        target=plan.target,
+        machine=plan.platform.name,
+        features=plan.features,
+        inputs=tuple(map(_tensor_info, plan.inputs)),
+        outputs=tuple(map(_tensor_info, plan.outputs)),
+        arena_bytes=arena_bytes,
+        weights_bytes=plan.weights.nbytes,
+        weights_embedded=embed,
+        passes=plan.passes,
+        steps=tuple(StepInfo(step.label, step.kind) for step in plan.steps),
+        files={path.name: _file_info(path) for path in sorted(folder.iterdir())},
+        report=plan.report,
+    )
+    (folder / MANIFEST).write_bytes(manifest.to_bytes())
+    return [MANIFEST, *manifest.files]
+
+
+def _write_kernels(plan: GpuPlan, folder: Path, *, embed: bool) -> int:
+    """Write what a device runs; returns the scratch memory of a run."""
+    if embed:
+        raise UsageError(f"the weights of an artifact for {plan.target} stay in a file: leave out --embed")
+    for name, data in plan.files.items():
+        (folder / name).write_bytes(data)
+    return plan.arena_bytes
+
+
+def _write_libraries(
+    plan: Plan, folder: Path, build: Path, embedded: str | None, compiler: str | None
+) -> int:
+    """Link the libraries, with the weights if their SHA-256 is given; returns a run's scratch memory."""
+    from sparsecc.targets.driver import generate, include_folders, total_arena_bytes
+    from sparsecc.targets.linking import Job, build_libraries
+    from sparsecc.targets.toolchain import find_toolchain
+
+    toolchain = find_toolchain(compiler, plan.platform)
+    sources = generate(plan, embed_sha256=embedded)
     shared, static = build_libraries(
         Job(toolchain, plan.platform, sources.exports, build),
         plan.objects,
@@ -160,26 +202,7 @@ def _write_files(
     (folder / HEADER).write_text(sources.header, encoding="utf-8")
     for name, text in sources.extras.items():
         (folder / name).write_text(text, encoding="utf-8")
-    for name, data in extras.items():
-        (folder / name).write_bytes(data)
-    manifest = Manifest(
-        sparsecc_version=importlib.metadata.version("sparsecc"),
-        name=plan.name,
-        target=plan.target,
-        machine=plan.platform.name,
-        features=plan.features,
-        inputs=tuple(map(_tensor_info, plan.inputs)),
-        outputs=tuple(map(_tensor_info, plan.outputs)),
-        arena_bytes=total_arena_bytes(plan),
-        weights_bytes=plan.weights.nbytes,
-        weights_embedded=embed,
-        passes=plan.passes,
-        steps=tuple(StepInfo(step.label, step.kind) for step in plan.steps),
-        files={path.name: _file_info(path) for path in sorted(folder.iterdir())},
-        report=plan.report,
-    )
-    (folder / MANIFEST).write_bytes(manifest.to_bytes())
-    return [MANIFEST, *manifest.files]
+    return total_arena_bytes(plan)
 
 
 def _check_machine(library: Path, expected: str) -> None:

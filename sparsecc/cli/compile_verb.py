@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(artifact: Artifact) -> None:
+    from sparsecc.artifact.manifest import SOURCES
     from sparsecc.report.html import bytes_text, seconds_text
 
     report, manifest = artifact.report, artifact.manifest
@@ -125,8 +126,9 @@ def _summary(artifact: Artifact) -> None:
         f"{share:.1%} of {report.weights} weights are zero; "
         f"{sparse} of {len(report.layers)} layers are sparse"
     )
+    library = f"kernels {manifest.library}" if manifest.library in SOURCES else "library"
     print(
-        f"library {bytes_text(manifest.files[manifest.library].bytes)}, "
+        f"{library} {bytes_text(manifest.files[manifest.library].bytes)}, "
         f"weights {bytes_text(manifest.weights_bytes)}, scratch memory {bytes_text(manifest.arena_bytes)}"
     )
     if report.measured_seconds and report.measured_dense_seconds:

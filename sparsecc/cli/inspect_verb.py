@@ -60,12 +60,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_facts(manifest: Manifest, folder: Path) -> None:
+    from sparsecc.artifact.manifest import SOURCES
     from sparsecc.cli.elf import needed_libraries
     from sparsecc.host import host_features, host_machine
     from sparsecc.report.html import bytes_text
 
     lacks = [feature for feature in manifest.features if feature not in host_features()]
     runs = "yes" if manifest.machine == host_machine() and not lacks else f"no, it lacks {', '.join(lacks)}"
+    if manifest.library in SOURCES:
+        runs = f"on a device with {manifest.machine}"
     facts = [
         ("name", manifest.name),
         ("inputs", ", ".join(map(str, manifest.inputs))),

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from sparsecc.arrays import Array
 
 _DETAILS = """\
-Needs numpy only, and wasmtime for WebAssembly. Inputs must have exactly the shapes and types that `sparsecc
-inspect` shows; inputs that no file gives are drawn at random. With --emulator an artifact for Linux on
-another architecture runs in QEMU's user mode, which needs a C compiler for that architecture."""
+Needs numpy only, and wasmtime for WebAssembly or pyopencl for OpenCL. Inputs must have
+exactly the shapes and types that `sparsecc inspect` shows; inputs that no file gives are drawn at random.
+With --emulator an artifact for Linux on another architecture runs in QEMU's user mode, which needs a C
+compiler for that architecture."""
 _EXAMPLES = """\
   sparsecc run model.scc
   sparsecc run model.scc --input photo.npy -o result.npz
   sparsecc run model.scc --input input_ids=ids.npy --input mask=mask.npy --threads 2
-  sparsecc run arm64.scc --emulator"""
+  sparsecc run arm64.scc --emulator
+  sparsecc run gpu.scc --device 0"""
 
 
 def add(verbs: Verbs) -> None:
@@ -49,6 +51,9 @@ def add(verbs: Verbs) -> None:
         metavar="COMMAND",
         help="run under an emulator, by default the usual one, such as qemu-aarch64",
     )
+    parser.add_argument(
+        "--device", metavar="NAME", help="of an OpenCL or CUDA artifact, by a part of its name or by number"
+    )
     add_threads(parser)
 
 
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         check_out(args.out, force=args.force)
     if args.seed < 0:
         raise UsageError(f"--seed must not be negative, found {args.seed}")
-    with load(args.artifact, args.threads, emulator=args.emulator) as session:
+    with load(args.artifact, args.threads, emulator=args.emulator, device=args.device) as session:
         given = read_arrays(args.input, session.inputs)
         drawn = [spec for spec in session.inputs if spec.name not in given]
         inputs = {**given, **random_arrays(drawn, args.seed)}

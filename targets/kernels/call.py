@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+from sparsecc.targets.kernels.schedule import LoopKernel
+
 
 @dataclass(frozen=True)
 class KernelCall:
@@ -23,3 +25,7 @@ class KernelCall:
     make: Callable[[], tirx.PrimFunc]
     scalars: tuple[int, ...]
     extent: int
+
+
+LoopCall = Callable[[LoopKernel, str], KernelCall]
+"""Makes the call of planned loops, under a symbol, as the device runs them."""

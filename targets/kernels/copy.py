@@ -11,10 +11,10 @@ from typing import Any
 from tvm import tirx
 
 from sparsecc.targets.build import structural_name
-from sparsecc.targets.kernels.call import KernelCall
+from sparsecc.targets.kernels.call import KernelCall, LoopCall
 from sparsecc.targets.kernels.expressions import Node
 from sparsecc.targets.kernels.indexing import Axis, Index, strides_index
-from sparsecc.targets.kernels.nests import loop_kernel
+from sparsecc.targets.kernels.nests import loop_call
 from sparsecc.targets.kernels.schedule import plan_loops
 from sparsecc.targets.layout import Layout, PlaneSpec
 from sparsecc.targets.tir import KernelBuilder, const, vector_of
@@ -38,7 +38,12 @@ class _Copied:
 
 
 def copy_call(
-    shape: Sequence[int], dtype: str, source: Layout, destination: Layout, lanes: int
+    shape: Sequence[int],
+    dtype: str,
+    source: Layout,
+    destination: Layout,
+    lanes: int,
+    loops: LoopCall = loop_call,
 ) -> KernelCall:
     """destination[i] = source[i] for all indices of `shape`; pointers source, destination.
 
@@ -47,7 +52,7 @@ def copy_call(
     key = (tuple(shape), dtype, source, destination, lanes)
     symbol = "copy_" + hashlib.sha256(repr(key).encode()).hexdigest()[:12]
     kernel = plan_loops(lambda: _Copied(dtype, source), "destination", shape, destination, lanes)
-    return KernelCall(symbol, partial(loop_kernel, kernel, symbol), (), kernel.extent)
+    return loops(kernel, symbol)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from sparsecc.errors import UnsupportedOpError
 from sparsecc.targets.build import structural_name
+from sparsecc.targets.kernels.call import LoopCall
 from sparsecc.targets.kernels.chain import (
     Array,
     Chain,
@@ -28,7 +29,7 @@ from sparsecc.targets.kernels.chain import (
 from sparsecc.targets.kernels.copy import copy_call
 from sparsecc.targets.kernels.expressions import Resolver
 from sparsecc.targets.kernels.legalized import StageGraph, import_stages, kept_stages
-from sparsecc.targets.kernels.nests import loop_kernel
+from sparsecc.targets.kernels.nests import loop_call
 from sparsecc.targets.kernels.ordered_nodes import ALONE, ordered_chain
 from sparsecc.targets.kernels.schedule import plan_loops
 from sparsecc.targets.layout import Layout
@@ -42,6 +43,7 @@ def legalize(
     lanes: int,
     name: str,
     opset: int = 23,
+    loops: LoopCall = loop_call,
 ) -> GenericChain:
     """Compile a chain of nodes to kernels.
 
@@ -53,6 +55,7 @@ def legalize(
             kernels; others are pointers, row-major where `layouts` does not name them.
         lanes: fp32 lanes of a vector.
         name: prefix of temporaries and constants, unique in the plan.
+        loops: makes the calls of loops, as the device runs them.
 
     Raises:
         UnsupportedOpError: naming op and node.
@@ -71,13 +74,18 @@ def legalize(
                 f"{graph.types[inner]}; replace the node by simpler ops"
             )
     try:
-        return _kernels(graph, chain, layouts, lanes, name)
+        return _kernels(graph, chain, layouts, lanes, name, loops)
     except NotImplementedError as error:
         raise UnsupportedOpError(f"{where}: no kernel for {error}; replace it by simpler ops") from error
 
 
 def _kernels(
-    graph: StageGraph, chain: Chain, layouts: Mapping[str, Layout], lanes: int, name: str
+    graph: StageGraph,
+    chain: Chain,
+    layouts: Mapping[str, Layout],
+    lanes: int,
+    name: str,
+    loops: LoopCall,
 ) -> GenericChain:
     outer = {c: value_name(v) for c, v in chain.inputs.items()}
     copies: list[tuple[str, str]] = []
@@ -115,15 +123,15 @@ def _kernels(
         if not prod(stage.shape):
             continue  # an empty value
         for value in stage.outputs:
-            loops = plan_loops(make, value, stage.shape, memory[value], lanes)
+            planned = plan_loops(make, value, stage.shape, memory[value], lanes)
             symbol = structural_name(
-                "generic", (digest, value, lanes, [(n, memory[n]) for n in (*loops.loads, value)])
+                "generic", (digest, value, lanes, [(n, memory[n]) for n in (*planned.loads, value)])
             )
-            inputs = tuple(outer[n] for n in loops.loads)
-            build = partial(loop_kernel, loops, symbol)
-            calls.append(GenericCall(symbol, build, inputs, (outer[value],), loops.extent))
+            call = loops(planned, symbol)
+            inputs = tuple(outer[n] for n in planned.loads)
+            calls.append(GenericCall(symbol, call.make, inputs, (outer[value],), call.extent))
     for inner, outside in copies:
         shape, dtype = graph.types[inner]
-        copy = copy_call(shape, dtype, memory[inner], layouts[outside], lanes)
+        copy = copy_call(shape, dtype, memory[inner], layouts[outside], lanes, loops)
         calls.append(GenericCall(copy.symbol, copy.make, (outer[inner],), (outside,), copy.extent))
     return GenericChain(tuple(calls), tuple(temporaries), packed)

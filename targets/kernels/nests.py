@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from tvm import tirx
 
+from sparsecc.targets.kernels.call import KernelCall
 from sparsecc.targets.kernels.emit import Emitter, store
 from sparsecc.targets.kernels.indexing import Axis
 from sparsecc.targets.kernels.schedule import LoopKernel, Nest, reductions_of
 from sparsecc.targets.tir import KernelBuilder, const
+
+
+def loop_call(kernel: LoopKernel, symbol: str) -> KernelCall:
+    """The call of planned loops on a CPU: lanes, and units of work for threads."""
+    return KernelCall(symbol, partial(loop_kernel, kernel, symbol), (), kernel.extent)
 
 
 def loop_kernel(kernel: LoopKernel, symbol: str) -> tirx.PrimFunc:

@@ -74,11 +74,11 @@ class GraphLowering:
 
     def run(self, name: str, target: str, progress: Callable[[int, int], None] | None = None) -> Plan:
         graph = self.model.graph
-        inputs = [_spec(value) for value in graph.inputs]
+        inputs = [spec_of(value) for value in graph.inputs]
         for value in (output for node in graph for output in node.outputs):
             if value.uses() or value.is_graph_output():
                 shape_of(value)  # the first that is not static is the one to name
-        outputs = [_spec(value) for value in graph.outputs]
+        outputs = [spec_of(value) for value in graph.outputs]
         for index, (value, spec) in enumerate(zip(graph.inputs, inputs, strict=True)):
             check_index(f"input {spec.name!r}", prod(spec.shape))
             buffer = Buffer.at(Ref("input", index), spec.nbytes)
@@ -107,16 +107,9 @@ class GraphLowering:
 
     def _apart(self, call: Call, coding: ir.Node) -> None:
         """Lower a call without its QuantizeLinear, and that by itself."""
-        name = f"{call.output.name}::fp32"
-        plain = ir.Value(name=name, shape=call.output.shape, type=ir.TensorType(ir.DataType.FLOAT))
-        self._lower_call(replace(call, output=plain, coding=None))
-        numbers = list(coding.inputs[1:])
-        node = ir.Node(
-            "", coding.op_type, [plain, *numbers], dict(coding.attributes), num_outputs=1, name=name
-        )
-        result = node.outputs[0]
-        result.name, result.shape, result.type = call.output.name, call.output.shape, call.output.type
-        lower_chain(self.low, [node], self._layout_of, {result: call.output})
+        plain, node, actual = apart(call, coding)
+        self._lower_call(plain)
+        lower_chain(self.low, [node], self._layout_of, actual)
 
     def _lower_call(self, call: Call) -> None:
         node, op = call.node, call.anchor.op_type
@@ -166,7 +159,7 @@ class GraphLowering:
         for operand in source:
             if constant_of(operand) is None and shape_of(operand) == shape and operand.dtype == value.dtype:
                 stored = self.low.any_version(operand)
-                if not stored.exact and _dense_enough(stored.layout, shape):
+                if not stored.exact and dense_enough(stored.layout, shape):
                     return stored.layout
         return Layout.rows(shape)
 
@@ -197,9 +190,7 @@ class GraphLowering:
         }
         arena = place(buffers.values())
         steps = tuple(
-            Step(
-                s.label, s.symbol, tuple(_resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind
-            )
+            Step(s.label, s.symbol, tuple(resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind)
             for s in self.low.steps
         )
         return Plan(
@@ -213,12 +204,24 @@ class GraphLowering:
             objects={},
             symbols=dict(self.low.signatures),
             features=tuple(self.low.features),
-            report={"layers": [_layer(layer) for layer in self.low.layers]},
+            report={"layers": [layer_entry(layer) for layer in self.low.layers]},
             platform=self.low.machine.platform,
         )
 
 
-def _layer(layer: LayerReport) -> dict[str, object]:
+def apart(call: Call, coding: ir.Node) -> tuple[Call, ir.Node, dict[ir.Value, ir.Value]]:
+    """A call without its QuantizeLinear, that by itself, and whom its output stands for."""
+    name = f"{call.output.name}::fp32"
+    plain = ir.Value(name=name, shape=call.output.shape, type=ir.TensorType(ir.DataType.FLOAT))
+    numbers = list(coding.inputs[1:])
+    node = ir.Node("", coding.op_type, [plain, *numbers], dict(coding.attributes), num_outputs=1, name=name)
+    result = node.outputs[0]
+    result.name, result.shape, result.type = call.output.name, call.output.shape, call.output.type
+    return replace(call, output=plain, coding=None), node, {result: call.output}
+
+
+def layer_entry(layer: LayerReport) -> dict[str, object]:
+    """A line of the report, ready for JSON."""
     return {
         "name": layer.name,
         "node": layer.node,
@@ -234,17 +237,19 @@ def _layer(layer: LayerReport) -> dict[str, object]:
     }
 
 
-def _resolve(pointer: Pointer) -> Ref:
+def resolve(pointer: Pointer) -> Ref:
+    """Where a pointer points, once the buffers are placed."""
     if isinstance(pointer.target, Buffer):
         return pointer.target.ref(pointer.offset)
     return Ref(pointer.target.space, pointer.target.index, pointer.target.offset + pointer.offset)
 
 
-def _spec(value: ir.Value) -> TensorSpec:
+def spec_of(value: ir.Value) -> TensorSpec:
+    """The name, type and shape of a graph input or output."""
     return TensorSpec(value.name or "", dtype_of(value), shape_of(value))
 
 
-def _dense_enough(layout: Layout, shape: tuple[int, ...]) -> bool:
+def dense_enough(layout: Layout, shape: tuple[int, ...]) -> bool:
     """Whether writing the elements of a value in this layout writes each place once."""
     sizes = sorted((abs(s), n) for s, n in zip(layout.strides, shape, strict=True) if n > 1)
     reach = 1

@@ -39,7 +39,7 @@ class Buffer:
         return Ref("arena", 0, self.offset + offset)
 
 
-def place(buffers: Iterable[Buffer]) -> int:
+def place(buffers: Iterable[Buffer], alignment: int = ALIGNMENT) -> int:
     """Set the offset of every arena buffer; returns the arena's size in bytes."""
     placed: list[Buffer] = []
     total = 0
@@ -54,8 +54,8 @@ def place(buffers: Iterable[Buffer]) -> int:
         for other in overlapping:
             if other.offset - offset >= buffer.nbytes:
                 break
-            offset = max(offset, round_up(other.offset + other.nbytes, ALIGNMENT))
+            offset = max(offset, round_up(other.offset + other.nbytes, alignment))
         buffer.offset = offset
         placed.append(buffer)
-        total = max(total, offset + round_up(buffer.nbytes, ALIGNMENT))
+        total = max(total, offset + round_up(buffer.nbytes, alignment))
     return total

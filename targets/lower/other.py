@@ -61,6 +61,7 @@ def lower_chain(
         constants=constants,
         lanes=low.machine.lanes,
         name=f"step{len(low.steps)}",
+        loops=low.loops,
     )
     memory: dict[str, Pointer] = {name: base(s) for name, s in stored.items()}
     for temporary in chain.temporaries:
@@ -87,7 +88,7 @@ def copy_to(
 ) -> Stored:
     """Copy a value into another layout, in a new buffer or in `into`."""
     made = low.buffer(layout, source.dtype, name) if into is None else Stored(into, layout, source.dtype)
-    call = copy_call(shape, source.dtype, source.layout, layout, low.machine.lanes)
+    call = copy_call(shape, source.dtype, source.layout, layout, low.machine.lanes, low.loops)
     low.makers.setdefault(call.symbol, call.make)
     low.step(f"{name}.copy", "copy", call.symbol, [base(source), base(made)], [], call.extent)
     return made

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import onnx_ir as ir
 
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.call import call_of, few, linear_weights
 from sparsecc.targets.lower.elementwise import ELEMENTWISE
-from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.state import shape_of
 from sparsecc.targets.lower.views import RESHAPES, permutation
 
 _SHAPE_KEEPING = ELEMENTWISE | {"Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization"}
 
 
+class Regions(Protocol):
+    """What wishes need to know of images and of values in codes."""
+
+    @property
+    def codes(self) -> Any:
+        """`of(value)` says how a value's codes lie, or None."""
+        ...
+
+    def layout(self, value: ir.Value) -> Layout | None:
+        """Of a value that is an image, else None."""
+        ...
+
+
 class Preferences:
     """Wishes by value; None where any layout will do."""
 
-    def __init__(self, model: ir.Model, regions: PlaneRegions, lanes: int) -> None:
+    def __init__(self, model: ir.Model, regions: Regions, lanes: int) -> None:
         self._model, self._regions, self._lanes = model, regions, lanes
         self._known: dict[ir.Value, Layout | None] = {}
         for node in reversed(list(model.graph)):

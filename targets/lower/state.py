@@ -14,6 +14,8 @@ import onnx_ir as ir
 from sparsecc.errors import LoweringError
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.build import structural_name
+from sparsecc.targets.kernels.call import LoopCall
+from sparsecc.targets.kernels.nests import loop_call
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.layers import Layer
 from sparsecc.targets.lower.memory import Buffer
@@ -130,6 +132,7 @@ class Lowering:
         self._made: dict[Hashable, Any] = {}
         self.copier: Callable[[Lowering, Stored, tuple[int, ...], Layout, str], Stored] | None = None
         self.after_copy: Callable[[ir.Value, Stored], None] | None = None
+        self.loops: LoopCall = loop_call
 
     @cached_property
     def from_memory(self) -> bool:

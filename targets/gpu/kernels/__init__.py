@@ -1,0 +1,1 @@
+"""TIR with thread bindings, one file per kernel family."""

@@ -1,0 +1,1 @@
+"""Graph -> launches: which kernel each node gets on a device, and where its values lie."""
