@@ -20,6 +20,7 @@
 #   make one-shot       what zeros without fine-tuning cost: docs/one-shot.md; METHODS= for some; resumes
 #   make one-shot-memory  a language model of 500 M parameters by SparseGPT, and its memory
 #   make compress       a latency met layer by layer, beside single patterns: docs/compress.md; MODELS= for some
+#   make sparse-training  what zeros cost a network that trains with them: docs/training.md; resumes
 #   make accuracy-int8  what 8-bit weights and activations cost: docs/quantization.md; TASKS= for some
 #   make int8-peers     ONNX Runtime's own 8-bit networks, by how they are made: benchmarks/results/int8-peers.json
 #   make coverage       structural pruning of every network of the zoo: docs/coverage.md; NAMES= for some
@@ -49,7 +50,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot one-shot-memory compress peers decode-peer clean
+.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot one-shot-memory compress sparse-training peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -132,6 +133,9 @@ tuning: $(STAMP)
 
 compress: $(STAMP)
 	$(BIN)/python -m benchmarks.compress $(MODELS)
+
+sparse-training: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sparse_training
 
 one-shot: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.one_shot $(METHODS)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sparsecc.quantizer import QuantizeResult, quantize
     from sparsecc.sparsifier import SparsifyResult, sparsify
     from sparsecc.torch.convert import to_torch
+    from sparsecc.training import SparseTraining
     from sparsecc.tuner import TuneResult, tune
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "PrunePlan",
     "PruneResult",
     "QuantizeResult",
+    "SparseTraining",
     "SparsifyResult",
     "TuneResult",
     "capture",
@@ -67,6 +69,7 @@ _HOMES = {
     "PrunePlan": "sparsecc.passes.prune_plan",
     "PruneResult": "sparsecc.pruner",
     "QuantizeResult": "sparsecc.quantizer",
+    "SparseTraining": "sparsecc.training",
     "SparsifyResult": "sparsecc.sparsifier",
     "TuneResult": "sparsecc.tuner",
     "capture": "sparsecc.capture",

@@ -17,7 +17,13 @@ _LINUX = Platform(
     prefixes=("aarch64-linux-gnu-",),
     emulator="qemu-aarch64",
 )
-_ANDROID = Platform("aarch64-android", "aarch64-unknown-linux-android", "aarch64-linux-musl", form="bionic")
+_ANDROID = Platform(
+    "aarch64-android",
+    "aarch64-unknown-linux-android",
+    "aarch64-linux-musl",
+    form="bionic",
+    extras=("run_model.c", "model_jni.c", "Model.kt", "CMakeLists.txt"),
+)
 _APPLE = Platform(
     "aarch64-darwin",
     "arm64-apple-macos11",

@@ -26,6 +26,7 @@ PUBLIC = (
     "compiler",
     "latency",
     "compressor",
+    "training",
     "tuner",
     "pruner",
     "",
@@ -57,7 +58,7 @@ ORDER = {name: index for index, name in enumerate(PUBLIC)}
 HEAVY = ("torch", "tvm", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 USERS = {
     "tvm": {"targets"},
-    "torch": {"capture", "passes", "pruner", "torch"},
+    "torch": {"capture", "passes", "pruner", "torch", "training"},
     "onnxruntime": {"ir", "oracle", "peers"},
     "onnx": {"ir", "oracle", "capture", "passes", "targets", "pruner"},
 }
