@@ -52,6 +52,10 @@ def _section(name: str, cells: Json) -> str:
         f"|---|---:|{'---:|' * len(used)}",
     ]
     for row, scores in found.items():
-        shown = [f"{scores[method]:,.1f}" if method in scores else "" for method in used]
+        shown = [_number(scores[method]) if method in scores else "" for method in used]
         lines.append(f"| {row} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def _number(score: float) -> str:
+    return f"{score:,.0f}" if score >= 1000 else f"{score:.1f}"

@@ -22,6 +22,8 @@ LAYERS = 6
 """A block has at least so many sparse layers: a transformer's attention and feed-forward network are one."""
 
 
+HELD_OUT = 8
+"""Of so many batches one is not fitted to: the weights that are best on those are kept."""
 _BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """Features of CPUs that multiply bfloat16."""
 
@@ -47,10 +49,12 @@ class Reconstruction:
     """How blocks are fitted by gradient.
 
     Adam (Kingma and Ba 2015) on the weights that stay and on the vectors of the block such as biases and
-    scales of normalisations, the learning rate falling to 0 along half a cosine. The error of every position
-    counts relative to its norm in the dense network, as the normalisations behind it do. Blockwise fitting
-    with the compressed network's own inputs follows BRECQ (Li et al. 2021). Products are bfloat16 where the
-    CPU multiplies that, which is several times faster; weights and errors are float32.
+    scales of normalisations, the learning rate falling to 0 along half a cosine. The error of every channel
+    counts relative to its mean square in the dense network, and then that of every position relative to its
+    norm, so that a few large ones, which normalisations behind make small again, do not decide. Blockwise
+    fitting with the compressed network's own inputs follows BRECQ (Li et al. 2021). Products are bfloat16
+    where the CPU multiplies that, which is several times faster; weights and errors are float32. One batch of
+    eight is held out; the weights after the epoch that is best on those are kept, or those before the first.
 
     Attributes:
         epochs: how often the calibration data are gone through for each block.
@@ -93,7 +97,7 @@ def _ends(
 ) -> dict[int, tuple[int, ir.Value]]:
     """Number of layers before -> the last node and the one value where the network can be cut.
 
-    Of several such places the smallest value is taken, and of equal ones the last.
+    Of several such places the smallest value is taken, and of equal ones the first.
     """
     last: dict[ir.Value, int] = {value: len(nodes) for value in model.graph.outputs}
     for number, node in enumerate(nodes):
@@ -110,7 +114,7 @@ def _ends(
         begun, done = (sum(span[side] <= number for span in spans) for side in (0, 1))
         if len(alive) == 1 and begun == done:
             (value,) = alive
-            if done not in found or _size(value) <= _size(found[done][1]):
+            if done not in found or _size(value) < _size(found[done][1]):
                 found[done] = (number, value)
     found.pop(0, None)
     return found
@@ -149,7 +153,7 @@ def reconstruct_block(
         options: of the fit.
 
     Returns:
-        The error before and after, relative to the targets, and the new arrays by initializer.
+        The relative error on what is held out before and after, and the new arrays by initializer.
 
     Raises:
         UnsupportedOpError: an op without a PyTorch form.
@@ -182,7 +186,11 @@ def reconstruct_block(
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
     wanted = [torch.from_numpy(np.array(target)) for target in targets]
     given = [[torch.from_numpy(np.array(batch[name])) for name in block.inputs] for batch in inputs]
-    steps = options.epochs * len(given)
+    axis = 1 if wanted[0].dim() == 4 else wanted[0].dim() - 1
+    others = [number for number in range(wanted[0].dim()) if number != axis]
+    channels = sum((target.square().mean(others, keepdim=True) for target in wanted), torch.zeros(()))
+    channels = channels / len(wanted) + torch.finfo(torch.float32).tiny
+    steps = options.epochs * (len(given) - len(given) // HELD_OUT)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (1 + math.cos(math.pi * n / steps)) / 2)
     generator = np.random.default_rng(options.seed)
 
@@ -191,17 +199,21 @@ def reconstruct_block(
     def loss(number: int, half: bool = False) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             found, target = module(*given[number]), wanted[number]
-        axis = 1 if target.dim() == 4 else target.dim() - 1
-        norms = target.square().mean(axis, keepdim=True)
-        return ((found.float() - target).square() / (norms + 1e-3 * norms.mean())).mean()
+        norms = (target.square() / channels).mean(axis, keepdim=True)
+        return ((found.float() - target).square() / channels / (norms + 1e-3 * norms.mean())).mean()
+
+    held = len(given) // HELD_OUT
+    learnt = range(len(given) - held)
 
     def total() -> float:
         with torch.no_grad():
-            return float(np.mean([loss(number).item() for number in range(len(given))]))
+            numbers = range(len(given) - held, len(given)) if held else learnt
+            return float(np.mean([loss(number).item() for number in numbers]))
 
-    before = total()
+    before = best = total()
+    kept = [parameter.detach().clone() for parameter in order]
     for _ in range(options.epochs):
-        for number in generator.permutation(len(given)):
+        for number in generator.permutation(learnt):
             optimizer.zero_grad()
             loss(int(number), half).backward()
             optimizer.step()
@@ -210,18 +222,20 @@ def reconstruct_block(
                 for parameter, mask in zip(order, keep, strict=True):
                     if mask is not None:
                         parameter.mul_(mask)
-    after = total()
-    if not after < before:
+        after = total()
+        if after < best:
+            best, kept = after, [parameter.detach().clone() for parameter in order]
+    if not best < before:
         return before, before, {}
     changed: dict[str, np.ndarray] = {}
-    for name, parameter in zip(weights, order, strict=True):
+    for name, parameter in zip(weights, kept, strict=True):
         value = model.graph.initializers[name]
         array = constant_of(value)
         assert array is not None
-        changed[name] = parameter.detach().numpy().reshape(array.shape).astype(array.dtype)
+        changed[name] = parameter.numpy().reshape(array.shape).astype(array.dtype)
         replace_constant(value, changed[name])
         record(value, "sparsify")
-    return before, after, changed
+    return before, best, changed
 
 
 def _scale(parameter: object) -> float:
