@@ -8,94 +8,69 @@ tables.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 import sparsecc
-from benchmarks.int8 import our_int8
-from benchmarks.models import inputs_of, onnx_file
+from benchmarks.variants import (
+    NAMES,
+    Json,
+    expected_of,
+    feeds_of,
+    relative_difference,
+    run_all,
+    variant_of,
+)
 from sparsecc.artifact.opencl import device_names
-from sparsecc.peers import OnnxRuntime
 from sparsecc.targets.gpu.nvidia import kernel_uses
 from sparsecc.targets.gpu.plan import LAUNCHES, parse_launches
 from sparsecc.targets.registry import GPUS
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
-NAMES = ("mobilenet-v1", "mobilenet-v2", "efficientnet-lite0", "minilm")
-VARIANTS: dict[str, tuple[int, str]] = {
-    "dense": (32, "dense"),
-    "4x1 80 %": (32, "4x1"),
-    "unstructured 80 %": (32, "unstructured"),
-    "int8 dense": (8, "dense"),
-    "int8 4x4 80 %": (8, "4x4"),
-}
-"""Bits and pattern."""
-SPARSITY = 0.8
+SHOWN = ("dense", "4x1 80 %", "unstructured 80 %", "int8 dense", "int8 4x4 80 %")
+"""Variants; in 8 bits others than 4x4 run dense."""
 ARCHITECTURES = GPUS["cuda"].architectures
-Array = npt.NDArray[Any]
-Json = dict[str, Any]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(NAMES)}; all by default")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="what was found so far (%(default)s)")
-    parser.add_argument("--again", action="store_true", help="forget what was found before")
-    args = parser.parse_args()
-    unknown = [name for name in args.models if name not in NAMES]
-    if unknown:
-        parser.error(f"there is no model {', '.join(unknown)}; models are {', '.join(NAMES)}")
-    found: Json = {} if args.again or not args.results.exists() else json.loads(args.results.read_text())
-    for name in args.models or NAMES:
-        for variant in VARIANTS:
-            rows = found.setdefault(name, {}).setdefault(variant, {})
-            _variant(name, variant, rows, lambda: _save(found, args.results))
-    if not args.models:
+    found = run_all(__doc__ or "", RESULTS, SHOWN, _variant)
+    if found is not None:
         _write_page(found)
     return 0
-
-
-def _save(found: Json, path: Path) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _variant(name: str, variant: str, rows: Json, save: Callable[[], None]) -> None:
     """All that is not known of one network."""
     if "opencl" in rows and "cuda" in rows:
         return
-    bits, pattern = VARIANTS[variant]
-    model = our_int8(name, pattern, SPARSITY) if bits == 8 else _sparse(name, pattern)
+    model = variant_of(name, variant)
     with tempfile.TemporaryDirectory(prefix="sparsecc-gpu-") as work:
         folder = Path(work)
         if "opencl" not in rows:
-            feeds = dict(zip([v.name or "" for v in model.graph.inputs], inputs_of(name), strict=True))
+            feeds = feeds_of(name, model)
             artifact = sparsecc.compile(model, "opencl", folder / "opencl.scc")
             with artifact.load() as session:
-                difference = _difference(session.run(feeds), _expected(model, feeds, bits, folder))
+                found = session.run(feeds)
+            expected = expected_of(model, variant, feeds, folder, lambda: _here(model, folder))
             launches = parse_launches((artifact.path / LAUNCHES).read_bytes())
             kernels = len({launch.kernel for launch in launches})
             sparse = sum("sparse" in layer.kernel for layer in artifact.report.layers)
             rows["opencl"] = {
-                "relative": difference, "launches": len(launches), "kernels": kernels, "sparse": sparse,
+                "relative": relative_difference(found, expected),
+                "launches": len(launches),
+                "kernels": kernels,
+                "sparse": sparse,
                 "layers": len(artifact.report.layers),
-            }  # fmt: skip
+            }
             print(f"{name:18} {variant:20} opencl {rows['opencl']}", flush=True)
             save()
         if "cuda" not in rows:
@@ -104,26 +79,8 @@ def _variant(name: str, variant: str, rows: Json, save: Callable[[], None]) -> N
             save()
 
 
-def _sparse(name: str, pattern: str) -> ir.Model:
-    model = sparsecc.capture(onnx_file(name))
-    return model if pattern == "dense" else sparsecc.sparsify(model, pattern, SPARSITY).model
-
-
-def _expected(model: ir.Model, feeds: Mapping[str, Array], bits: int, folder: Path) -> dict[str, Array]:
-    if bits == 8:
-        with sparsecc.compile(model, "cpu", folder / "cpu.scc", measure=False).load() as session:
-            return session.run(feeds)
-    file = folder / "model.onnx"
-    ir.save(model, file)
-    return OnnxRuntime(file, threads=1).run(feeds)
-
-
-def _difference(found: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
-    """Largest difference over the largest value."""
-    return max(
-        float(np.abs(found[name].astype(np.float64) - array).max() / np.abs(array).max())
-        for name, array in expected.items()
-    )
+def _here(model: ir.Model, folder: Path) -> Path:
+    return sparsecc.compile(model, "cpu", folder / "cpu.scc", measure=False).path
 
 
 def _uses(artifact: Path) -> Json:

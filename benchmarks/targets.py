@@ -7,8 +7,6 @@ Results are kept one by one, so that a run that was cut off goes on; docs/target
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import re
 import shutil
@@ -19,67 +17,39 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx_ir as ir
 
 import sparsecc
-from benchmarks.int8 import our_int8
-from benchmarks.models import inputs_of, onnx_file
 from benchmarks.runners import RUNNERS, instructions
+from benchmarks.variants import (
+    NAMES,
+    VARIANTS,
+    Array,
+    Json,
+    expected_of,
+    feeds_of,
+    relative_difference,
+    run_all,
+    variant_of,
+)
 from sparsecc.compiler import Artifact
-from sparsecc.peers import OnnxRuntime
 
 RESULTS = Path(__file__).parent / "results" / "targets.json"
 PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
-NAMES = ("mobilenet-v1", "mobilenet-v2", "efficientnet-lite0", "minilm")
-VARIANTS: dict[str, tuple[int, str]] = {
-    "dense": (32, "dense"),
-    "4x1 80 %": (32, "4x1"),
-    "unstructured 80 %": (32, "unstructured"),
-    "int8 dense": (8, "dense"),
-    "int8 4x4 80 %": (8, "4x4"),
-    "int8 unstructured 80 %": (8, "unstructured"),
-}
-"""Bits and pattern; a word of codes holds four channels, so blocks of 8 bits are four wide."""
 COUNTED = {
     "arm64-linux": ("AArch64", ""),
     "arm64-linux+dotprod": ("with SDOT", "qemu-aarch64 -cpu max"),
     "wasm32": ("WebAssembly", ""),
 }
 """Target -> what the table calls it, and the emulator."""
-SPARSITY = 0.8
-Array = npt.NDArray[Any]
-Json = dict[str, Any]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(NAMES)}; all by default")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="what was found so far (%(default)s)")
-    parser.add_argument("--again", action="store_true", help="forget what was found before")
-    args = parser.parse_args()
-    unknown = [name for name in args.models if name not in NAMES]
-    if unknown:
-        parser.error(f"there is no model {', '.join(unknown)}; models are {', '.join(NAMES)}")
-    found: Json = {} if args.again or not args.results.exists() else json.loads(args.results.read_text())
-    for name in args.models or NAMES:
-        for variant in VARIANTS:
-            rows = found.setdefault(name, {}).setdefault(variant, {})
-            _variant(name, variant, rows, lambda: _save(found, args.results))
-    if not args.models:
+    found = run_all(__doc__ or "", RESULTS, tuple(VARIANTS), _variant)
+    if found is not None:
         _write_page(found)
     return 0
-
-
-def _save(found: Json, path: Path) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _variant(name: str, variant: str, rows: Json, save: Callable[[], None]) -> None:
@@ -87,17 +57,15 @@ def _variant(name: str, variant: str, rows: Json, save: Callable[[], None]) -> N
     wanted = [*RUNNERS, *COUNTED]
     if all(key in rows for key in wanted):
         return
-    bits, pattern = VARIANTS[variant]
-    model = our_int8(name, pattern, SPARSITY) if bits == 8 else _sparse(name, pattern)
-    names = [value.name or "" for value in model.graph.inputs]
-    feeds = dict(zip(names, inputs_of(name), strict=True))
+    model = variant_of(name, variant)
+    feeds = feeds_of(name, model)
     with tempfile.TemporaryDirectory(prefix="sparsecc-targets-") as folder:
 
         @cache
         def artifact(target: str) -> Artifact:
             return sparsecc.compile(model, target, Path(folder) / f"{target}.scc", measure=False)
 
-        expected = _expected(model, feeds, bits, artifact, Path(folder))
+        expected = expected_of(model, variant, feeds, Path(folder), lambda: artifact("cpu").path)
         for runner, (target, run) in RUNNERS.items():
             if runner not in rows:
                 rows[runner] = _difference(run(artifact(target).path, feeds), expected)
@@ -111,34 +79,10 @@ def _variant(name: str, variant: str, rows: Json, save: Callable[[], None]) -> N
                 save()
 
 
-def _sparse(name: str, pattern: str) -> ir.Model:
-    model = sparsecc.capture(onnx_file(name))
-    return model if pattern == "dense" else sparsecc.sparsify(model, pattern, SPARSITY).model
-
-
-def _expected(
-    model: ir.Model,
-    feeds: Mapping[str, Array],
-    bits: int,
-    artifact: Callable[[str], Artifact],
-    folder: Path,
-) -> dict[str, Array]:
-    if bits == 8:
-        with artifact("cpu").load() as session:
-            return session.run(feeds)
-    file = folder / "model.onnx"
-    ir.save(model, file)
-    return OnnxRuntime(file, threads=1).run(feeds)
-
-
 def _difference(found: Mapping[str, Array], expected: Mapping[str, Array]) -> Json:
     """Largest difference over the largest value, and whether all bits are equal."""
-    relative = max(
-        float(np.abs(found[name].astype(np.float64) - array).max() / np.abs(array).max())
-        for name, array in expected.items()
-    )
     return {
-        "relative": relative,
+        "relative": relative_difference(found, expected),
         "equal": all(np.array_equal(found[name], array) for name, array in expected.items()),
     }
 

@@ -16,7 +16,7 @@ from sparsecc.cli.options import (
     read_shapes,
 )
 from sparsecc.cli.progress import Progress
-from sparsecc.cli.table import table
+from sparsecc.cli.table import layer_table
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -93,18 +93,7 @@ def compressed(
 
 def show(result: CompressResult) -> None:
     """Print a table of the layers, what single patterns would cost, and the latency."""
-    reasons = {refusal.where: refusal.reason for refusal in result.refusals}
-    rows = [
-        (
-            layer.name,
-            "x".join(map(str, layer.shape)),
-            layer.pattern,
-            f"{layer.zeros:.1%}",
-            reasons.get(layer.name, ""),
-        )
-        for layer in result.layers
-    ]
-    print(table(("layer", "shape", "pattern", "#zeros", "left as it was because"), rows))
+    print(layer_table(result.layers, result.refusals))
     print()
     for other in result.uniform:
         if other.sparsity is None:

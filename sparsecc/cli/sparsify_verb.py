@@ -15,7 +15,7 @@ from sparsecc.cli.options import (
     read_shapes,
 )
 from sparsecc.cli.progress import Progress
-from sparsecc.cli.table import table
+from sparsecc.cli.table import layer_table
 
 _DETAILS = """\
 Nothing is trained. Magnitude alone costs accuracy, the more the more is zeroed. With --calibration, some
@@ -101,18 +101,7 @@ def run(args: argparse.Namespace) -> int:
         )
         progress("write", 0, 1)
         size = write_model(result.model, args.out)
-    reasons = {refusal.where: refusal.reason for refusal in result.refusals}
-    rows = [
-        (
-            layer.name,
-            "x".join(map(str, layer.shape)),
-            layer.pattern,
-            f"{layer.zeros:.1%}",
-            reasons.get(layer.name, ""),
-        )
-        for layer in result.layers
-    ]
-    print(table(("layer", "shape", "pattern", "#zeros", "left as it was because"), rows))
+    print(layer_table(result.layers, result.refusals))
     for note in result.notes:
         print(f"\n{note}")
     print(f"\n{args.out}: {result.zeros:.1%} of the weights are zero, {size} bytes")

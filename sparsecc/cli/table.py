@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sparsecc.errors import Refusal
+    from sparsecc.sparsifier import LayerZeros
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -19,3 +24,19 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join(line(row) for row in (names, *cells))
+
+
+def layer_table(layers: Iterable[LayerZeros], refusals: Iterable[Refusal]) -> str:
+    """The zeros of each weight, and why some have none."""
+    reasons = {refusal.where: refusal.reason for refusal in refusals}
+    rows = [
+        (
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            layer.pattern,
+            f"{layer.zeros:.1%}",
+            reasons.get(layer.name, ""),
+        )
+        for layer in layers
+    ]
+    return table(("layer", "shape", "pattern", "#zeros", "left as it was because"), rows)

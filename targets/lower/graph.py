@@ -16,7 +16,7 @@ from sparsecc.targets.lower.call import Call, call_of, conv_geometry, linear_wei
 from sparsecc.targets.lower.chains import Chain, find_chains
 from sparsecc.targets.lower.conv import lower_conv
 from sparsecc.targets.lower.linear import lower_linear
-from sparsecc.targets.lower.memory import Buffer, place
+from sparsecc.targets.lower.memory import ALIGNMENT, Buffer, place
 from sparsecc.targets.lower.other import (
     copy_to,
     lower_chain,
@@ -74,15 +74,11 @@ class GraphLowering:
 
     def run(self, name: str, target: str, progress: Callable[[int, int], None] | None = None) -> Plan:
         graph = self.model.graph
-        inputs = [spec_of(value) for value in graph.inputs]
         for value in (output for node in graph for output in node.outputs):
             if value.uses() or value.is_graph_output():
                 shape_of(value)  # the first that is not static is the one to name
+        inputs = define_inputs(self.low, graph)
         outputs = [spec_of(value) for value in graph.outputs]
-        for index, (value, spec) in enumerate(zip(graph.inputs, inputs, strict=True)):
-            check_index(f"input {spec.name!r}", prod(spec.shape))
-            buffer = Buffer.at(Ref("input", index), spec.nbytes)
-            self.low.define(value, Stored(buffer, Layout.rows(spec.shape), spec.dtype))
         units = find_chains(self.model)
         for done, unit in enumerate(units):
             self._lower(unit)
@@ -113,11 +109,7 @@ class GraphLowering:
 
     def _lower_call(self, call: Call) -> None:
         node, op = call.node, call.anchor.op_type
-        if call.anchor.domain not in ("", "ai.onnx"):
-            raise UnsupportedOpError(
-                f"op {node.domain}::{node.op_type} (node {call.name!r}) is not in the ONNX standard "
-                "and has no kernel; export the model without it"
-            )
+        require_standard(call)
         if op == "Constant":
             array = constant_of(node.outputs[0])
             assert array is not None
@@ -151,17 +143,7 @@ class GraphLowering:
             lower_chain(self.low, [call.node], self._layout_of)
 
     def _layout_of(self, value: ir.Value, source: Sequence[ir.Value]) -> Layout:
-        """An output's layout: what its consumers wish, else that of an equally shaped operand, else rows."""
-        shape = shape_of(value)
-        wish = self.wishes.of(value)
-        if wish is not None:
-            return wish
-        for operand in source:
-            if constant_of(operand) is None and shape_of(operand) == shape and operand.dtype == value.dtype:
-                stored = self.low.any_version(operand)
-                if not stored.exact and dense_enough(stored.layout, shape):
-                    return stored.layout
-        return Layout.rows(shape)
+        return layout_for(self.low, self.wishes, value, source)
 
     def _zero_halo(self, value: ir.Value, made: Stored | None) -> None:
         planes = self.regions.planes(value)
@@ -185,14 +167,7 @@ class GraphLowering:
         )
 
     def _plan(self, name: str, target: str, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> Plan:
-        buffers = {
-            id(p.target): p.target for s in self.low.steps for p in s.pointers if isinstance(p.target, Buffer)
-        }
-        arena = place(buffers.values())
-        steps = tuple(
-            Step(s.label, s.symbol, tuple(resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind)
-            for s in self.low.steps
-        )
+        steps, arena = placed_steps(self.low)
         return Plan(
             name=name,
             target=target,
@@ -207,6 +182,50 @@ class GraphLowering:
             report={"layers": [layer_entry(layer) for layer in self.low.layers]},
             platform=self.low.machine.platform,
         )
+
+
+def define_inputs(low: Lowering, graph: ir.Graph) -> list[TensorSpec]:
+    """Make the graph's inputs known, row-major where the caller has them."""
+    inputs = [spec_of(value) for value in graph.inputs]
+    for index, (value, spec) in enumerate(zip(graph.inputs, inputs, strict=True)):
+        check_index(f"input {spec.name!r}", prod(spec.shape))
+        buffer = Buffer.at(Ref("input", index), spec.nbytes)
+        low.define(value, Stored(buffer, Layout.rows(spec.shape), spec.dtype))
+    return inputs
+
+
+def require_standard(call: Call) -> None:
+    """Refuse ops that ONNX does not define."""
+    if call.anchor.domain not in ("", "ai.onnx"):
+        raise UnsupportedOpError(
+            f"op {call.node.domain}::{call.node.op_type} (node {call.name!r}) is not in the ONNX standard "
+            "and has no kernel; export the model without it"
+        )
+
+
+def layout_for(low: Lowering, wishes: Preferences, value: ir.Value, source: Sequence[ir.Value]) -> Layout:
+    """An output's layout: what its consumers wish, else that of an equally shaped operand, else rows."""
+    shape = shape_of(value)
+    wish = wishes.of(value)
+    if wish is not None:
+        return wish
+    for operand in source:
+        if constant_of(operand) is None and shape_of(operand) == shape and operand.dtype == value.dtype:
+            stored = low.any_version(operand)
+            if not stored.exact and dense_enough(stored.layout, shape):
+                return stored.layout
+    return Layout.rows(shape)
+
+
+def placed_steps(low: Lowering, alignment: int = ALIGNMENT) -> tuple[tuple[Step, ...], int]:
+    """The steps with all buffers in one arena, and its bytes."""
+    buffers = {id(p.target): p.target for s in low.steps for p in s.pointers if isinstance(p.target, Buffer)}
+    arena = place(buffers.values(), alignment)
+    steps = tuple(
+        Step(s.label, s.symbol, tuple(resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind)
+        for s in low.steps
+    )
+    return steps, arena
 
 
 def apart(call: Call, coding: ir.Node) -> tuple[Call, ir.Node, dict[ir.Value, ir.Value]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 
 import onnx_ir as ir
 
@@ -18,13 +17,22 @@ from sparsecc.targets.kernels.ordered_nodes import ALONE
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.call import Call, call_of, conv_geometry, linear_weights, unfused
 from sparsecc.targets.lower.chains import Chain, find_chains
-from sparsecc.targets.lower.graph import NORMS, apart, dense_enough, layer_entry, resolve, spec_of
-from sparsecc.targets.lower.memory import Buffer, place
+from sparsecc.targets.lower.graph import (
+    NORMS,
+    apart,
+    define_inputs,
+    layer_entry,
+    layout_for,
+    placed_steps,
+    require_standard,
+    spec_of,
+)
+from sparsecc.targets.lower.memory import Buffer
 from sparsecc.targets.lower.other import copy_to, lower_chain
 from sparsecc.targets.lower.preference import Preferences
-from sparsecc.targets.lower.state import Stored, check_index, dtype_of, shape_of
+from sparsecc.targets.lower.state import dtype_of, shape_of
 from sparsecc.targets.lower.views import lower_view
-from sparsecc.targets.plan import Ref, Step, TensorSpec
+from sparsecc.targets.plan import Ref, TensorSpec
 
 
 class _NoCodes:
@@ -80,12 +88,8 @@ class DeviceGraph:
         """
         graph = self.model.graph
         self._check_types()
-        inputs = [spec_of(value) for value in graph.inputs]
+        inputs = define_inputs(self.low, graph)
         outputs = [spec_of(value) for value in graph.outputs]
-        for index, (value, spec) in enumerate(zip(graph.inputs, inputs, strict=True)):
-            check_index(f"input {spec.name!r}", prod(spec.shape))
-            buffer = Buffer.at(Ref("input", index), spec.nbytes)
-            self.low.define(value, Stored(buffer, Layout.rows(spec.shape), spec.dtype))
         units = find_chains(self.model)
         for done, unit in enumerate(units):
             self._lower(unit)
@@ -125,11 +129,7 @@ class DeviceGraph:
 
     def _lower_call(self, call: Call) -> None:
         node, op = call.node, call.anchor.op_type
-        if call.anchor.domain not in ("", "ai.onnx"):
-            raise UnsupportedOpError(
-                f"op {node.domain}::{node.op_type} (node {call.name!r}) is not in the ONNX standard "
-                "and has no kernel; export the model without it"
-            )
+        require_standard(call)
         if op in ALONE:
             raise UnsupportedOpError(
                 f"{op} node {call.name!r} has no kernel for {self.low.gpu.name}; compile for a CPU, "
@@ -155,28 +155,11 @@ class DeviceGraph:
         return node.op_type in NORMS and lower_norm(self.low, node, self._layout_of)
 
     def _layout_of(self, value: ir.Value, source: Sequence[ir.Value]) -> Layout:
-        """An output's layout: what its consumers wish, else that of an equally shaped operand, else rows."""
-        shape = shape_of(value)
-        wish = self._wishes.of(value)
-        if wish is not None:
-            return wish
-        for operand in source:
-            if constant_of(operand) is None and shape_of(operand) == shape and operand.dtype == value.dtype:
-                stored = self.low.any_version(operand)
-                if not stored.exact and dense_enough(stored.layout, shape):
-                    return stored.layout
-        return Layout.rows(shape)
+        return layout_for(self.low, self._wishes, value, source)
 
     def _plan(self, name: str, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> GpuPlan:
         low = self.low
-        buffers = {
-            id(p.target): p.target for s in low.steps for p in s.pointers if isinstance(p.target, Buffer)
-        }
-        arena = place(buffers.values(), ALIGNMENT)
-        steps = tuple(
-            Step(s.label, s.symbol, tuple(resolve(p) for p in s.pointers), tuple(s.scalars), s.extent, s.kind)
-            for s in low.steps
-        )
+        steps, arena = placed_steps(low, ALIGNMENT)
         return GpuPlan(
             name=name,
             target=low.gpu.name,
