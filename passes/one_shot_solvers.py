@@ -44,7 +44,7 @@ class Inputs:
 
     def __init__(self, gram: Array, damping: float, mean: Array | None = None) -> None:
         diagonal = np.diagonal(gram, axis1=1, axis2=2)
-        self.norms = np.sqrt(diagonal)[:, None]
+        self.norms = np.sqrt(np.maximum(diagonal, 0))[:, None]  # of an input that never changes about 0
         self.mean = np.zeros_like(self.norms) if mean is None else mean
         self.added = np.where(diagonal > 0, damping * diagonal.mean(axis=1, keepdims=True), 1.0)
         self.gram = gram + self.added[:, :, None] * np.eye(gram.shape[1])
