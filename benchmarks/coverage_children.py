@@ -117,6 +117,9 @@ def _end(child: _Running) -> None:
 def _child(function: Callable[[], Any], sender: Connection, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     limit = math.ceil(seconds)
+    # a library of the parent may have taken or blocked what ends the child at its limit
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGXCPU})
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)

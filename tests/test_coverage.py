@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from dataclasses import replace
 from typing import Any
@@ -105,7 +106,13 @@ def test_children_report_errors_deaths_and_limits() -> None:
 
     ending = [("value", lambda: 7), ("raising", raising), ("dying", dying)]
     found: dict[str, Any] = dict(each(ending, jobs=2))
-    found |= dict(each([("working", working), ("sleeping", sleeping)], jobs=2, seconds=1))
+    before = signal.signal(signal.SIGXCPU, signal.SIG_IGN)  # as libraries do
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGXCPU})
+    try:
+        found |= dict(each([("working", working), ("sleeping", sleeping)], jobs=2, seconds=1))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGXCPU})
+        signal.signal(signal.SIGXCPU, before)
     assert found["value"] == 7
     assert (found["raising"].kind, found["raising"].reason) == ("ValueError", "first line")
     assert found["dying"] == Failure("process died", "exit code 3")
