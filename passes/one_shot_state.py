@@ -80,9 +80,11 @@ def fingerprint(model: ir.Model, calibration: Calibration, options: Iterable[obj
         array = constant_of(model.graph.initializers[name])
         if array is not None:
             _add(digest, name, array)
-    for batch, _ in calibration.stream(model):
+    for batch, target in calibration.stream(model):
         for name in sorted(batch):
             _add(digest, name, batch[name])
+        if target is not None:
+            _add(digest, "target", target)
     return digest.hexdigest()
 
 

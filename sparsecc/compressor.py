@@ -9,22 +9,20 @@ are chosen and the weights fitted by a one-shot method.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
 
-from sparsecc.compiler import missing_features
 from sparsecc.errors import Refusal, UsageError, VerificationError
 from sparsecc.ir.edit import constant_of
 from sparsecc.ir.evaluate import Evaluator
-from sparsecc.latency import Latency, MeasuredLatency, PredictedLatency
+from sparsecc.latency import Latency, open_latency
 from sparsecc.passes.allocate import Option, Table, allocate
 from sparsecc.passes.base import Context
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.criteria.linear_layers import linear_layers
+from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
 from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
 from sparsecc.passes.one_shot import OneShot, one_shot
 from sparsecc.quantizer import quantize
@@ -149,21 +147,17 @@ def compress(
     tell = progress or _silent
     found: list[CompressResult] = []
     failures: list[UsageError] = []
-    with ExitStack() as stack:
-        clock: Latency = (
-            PredictedLatency(model, target, shapes)
-            if missing_features(target)
-            else stack.enter_context(MeasuredLatency(model, target, shapes))
-        )
+    sample = _first(data, probes)
+    with open_latency(model, target, shapes) as clock:
         for one in wanted:
             names = tuple(patterns or PATTERNS[one])
             options = [
                 Option(),
                 *(Option(name, share) for name in names for share in _shares(name, sparsities)),
             ]
-            search = _Search(model, clock, options, data, one, (tuple(skip), min_size), tell)
+            search = _Search(model, clock, options, (data, sample), one, (tuple(skip), min_size), tell)
             try:
-                found.append(search.run(latency, method, probes))
+                found.append(search.run(latency, method))
             except _OutOfReachError as error:
                 failures.append(error)
     if not found:
@@ -188,25 +182,26 @@ def _shares(pattern: str, sparsities: Sequence[float]) -> tuple[float, ...]:
 
 
 class _Search:
-    """One call of `compress` for one number of bits."""
+    """One call of `compress` for one number of bits; of the data, what is tried sees the sample only."""
 
     def __init__(
         self,
         model: ir.Model,
         clock: Latency,
         options: list[Option],
-        calibration: Calibration | None,
+        data: tuple[Calibration | None, Calibration | None],
         bits: int,
         limits: tuple[tuple[str, ...], int],
         tell: Progress,
     ) -> None:
         self._model, self._clock, self._options = model, clock, options
-        self._data, self._bits, self._tell = calibration, bits, tell
+        self._data, self._sample = data
+        self._bits, self._tell = bits, tell
         self._skip, self._min_size = limits
         self._refusals: dict[str, Refusal] = {}
 
-    def run(self, latency: float, method: str, probes: int) -> CompressResult:
-        names, errors, seconds, rest = self._tables(_first(self._data, probes))
+    def run(self, latency: float, method: str) -> CompressResult:
+        names, errors, seconds, rest = self._tables()
         uniform = tuple(
             self._uniform(pattern, errors, seconds, latency - rest)
             for pattern in dict.fromkeys(option.pattern for option in self._options if not option.dense)
@@ -214,10 +209,9 @@ class _Search:
         chosen = self._meet(latency, names, errors, seconds, rest)
         self._tell("fit", 0, 1)
         sparse = self._made(names, chosen, method)
-        model = self._finished(sparse)
+        model = self._finished(sparse, self._data)
         share = self._clock.times(model)[1]
-        measured = isinstance(self._clock, MeasuredLatency)
-        if measured and share > latency * (1 + TOLERANCE):
+        if self._clock.measured and share > latency * (1 + TOLERANCE):
             raise VerificationError(
                 f"the model was measured at {share:.2f} of the dense one's time, {latency:g} was asked for; "
                 f"try again while the machine does nothing else"
@@ -228,7 +222,7 @@ class _Search:
             self._bits,
             {name: self._options[option] for name, option in zip(names, chosen, strict=True)},
             share,
-            measured,
+            self._clock.measured,
             float(errors[np.arange(len(names)), chosen].sum()),
             self._divergence(model),
             uniform,
@@ -237,16 +231,16 @@ class _Search:
             tuple(self._refusals.values()),
         )
 
-    def _tables(self, sample: Calibration | None) -> tuple[list[str], Table, Table, float]:
+    def _tables(self) -> tuple[list[str], Table, Table, float]:
         """Names of layers, errors and seconds [layers, options], time outside of them; in dense time."""
         layers = {layer.uses[0].layer: layer for layer in linear_layers(self._model)[0]}
-        sensitivity = None if sample is None else Sensitivity(self._model, sample)
+        sensitivity = None if self._sample is None else Sensitivity(self._model, self._sample)
         columns: list[tuple[dict[str, float], dict[str, float]]] = []
         rest = 0.0
         for number, option in enumerate(self._options):
             self._tell(f"try {self._bits} bits", number, len(self._options))
-            variant = self._variant(option, sample)
-            times, whole = self._clock.times(self._finished(variant))
+            variant = self._variant(option)
+            times, whole = self._clock.times(self._finished(variant, self._sample))
             if option.dense:
                 rest = whole - sum(times.values())
             changed: dict[str, float] = {}
@@ -255,14 +249,7 @@ class _Search:
                 if name not in times:
                     continue
                 self._tell(f"sensitivity, {option}", len(changed), len(layers))
-                weights: dict[str, np.ndarray] = {}
-                for old, new in ((layer.value, found[name].value), (layer.bias, found[name].bias)):
-                    before = None if old is None else constant_of(old)
-                    after = None if new is None else constant_of(new)
-                    if old is None or before is None or after is None or np.array_equal(before, after):
-                        continue
-                    weights[old.name or ""] = after
-                changed[name] = _error(layer.value, weights, sensitivity)
+                changed[name] = _error(layer.value, _changes(layer, found[name]), sensitivity)
             columns.append((changed, times))
         names = [name for name in columns[0][0] if any(changed[name] > 0 for changed, _ in columns[1:])]
         if not names:
@@ -273,21 +260,21 @@ class _Search:
         errors[:, 1:][errors[:, 1:] == 0] = np.inf  # an option that a layer refuses
         return names, errors, seconds, rest + inside - float(seconds[:, 0].sum())
 
-    def _variant(self, option: Option, sample: Calibration | None) -> ir.Model:
+    def _variant(self, option: Option) -> ir.Model:
         """All layers with one option, as fast methods make it."""
         copy = self._model.clone()
         if option.dense:
             return copy
         item = option.item(skip=self._skip, min_size=self._min_size)
-        if sample is None:
+        if self._sample is None:
             result = item.apply(copy, Context())
         else:
-            result = one_shot(self._model, copy, item, sample, _DRAFT)
+            result = one_shot(self._model, copy, item, self._sample, _DRAFT)
         self._refusals.update({refusal.where: refusal for refusal in result.refusals})
         return copy
 
     def _made(self, names: list[str], chosen: list[int], method: str | None) -> ir.Model:
-        """The model with these options and all its bits, by magnitude where no method is given."""
+        """The model with these options in 32 bits, by magnitude where no method is given."""
         items = [
             option.item(tuple(name for name, one in zip(names, chosen, strict=True) if one == number))
             for number, option in enumerate(self._options)
@@ -304,10 +291,11 @@ class _Search:
             )  # fmt: skip
         return copy
 
-    def _finished(self, model: ir.Model) -> ir.Model:
-        if self._bits == 32 or self._data is None:
+    def _finished(self, model: ir.Model, data: Calibration | None) -> ir.Model:
+        """The model in as many bits as it shall have; the data say the ranges of activations."""
+        if self._bits == 32 or data is None:
             return model
-        return quantize(model, self._bits, calibration=self._data, skip=self._skip).model
+        return quantize(model, self._bits, calibration=data, skip=self._skip).model
 
     def _meet(
         self, latency: float, names: list[str], errors: Table, seconds: Table, rest: float
@@ -323,7 +311,7 @@ class _Search:
                 chosen = None
             if chosen is None:
                 break
-            share = self._clock.times(self._finished(self._made(names, chosen, None)))[1]
+            share = self._clock.times(self._finished(self._made(names, chosen, None), self._sample))[1]
             miss = abs(share / latency - 1)
             if share <= latency and (nearest is None or miss < nearest[0]):
                 nearest = miss, chosen
@@ -351,9 +339,9 @@ class _Search:
         first = int(fits[0])
         if first == 0:
             return Uniform(pattern, 0.0, float(damage[0]))
-        part = (total[first - 1] - budget) / (total[first - 1] - total[first])
-        between = lambda row: float(row[first - 1] + part * (row[first] - row[first - 1]))  # noqa: E731
-        return Uniform(pattern, between(shares), between(damage))
+        ends = [first, first - 1]
+        sparsity, error = (float(np.interp(budget, total[ends], row[ends])) for row in (shares, damage))
+        return Uniform(pattern, sparsity, error)
 
     def _divergence(self, model: ir.Model) -> float | None:
         if self._data is None:
@@ -372,6 +360,18 @@ def _first(calibration: Calibration | None, count: int) -> Calibration | None:
         return None
     batches = calibration.batches() if callable(calibration.batches) else calibration.batches
     return Calibration(list(islice(batches, count)))
+
+
+def _changes(dense: LinearLayer, sparse: LinearLayer) -> dict[str, np.ndarray]:
+    """Weight and bias of a layer that are others now, by the name of the initializer."""
+    changed: dict[str, np.ndarray] = {}
+    for old, new in ((dense.value, sparse.value), (dense.bias, sparse.bias)):
+        before = None if old is None else constant_of(old)
+        after = None if new is None else constant_of(new)
+        if old is None or before is None or after is None or np.array_equal(before, after):
+            continue
+        changed[old.name or ""] = after
+    return changed
 
 
 def _error(value: ir.Value, weights: Mapping[str, np.ndarray], sensitivity: Sensitivity | None) -> float:

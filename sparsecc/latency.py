@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from sparsecc.arrays import random_arrays
 from sparsecc.artifact.manifest import TensorInfo
-from sparsecc.compiler import build_plan
+from sparsecc.compiler import build_plan, missing_features
 from sparsecc.measurement import Trial, measure
 from sparsecc.report.compile_report import LayerLine, layer_lines
 
@@ -21,7 +21,32 @@ if TYPE_CHECKING:
 
 
 class Latency(ABC):
-    """Compares models with a dense one."""
+    """Compares models with a dense one; a context manager.
+
+    Args:
+        target: as for `compile`.
+        shapes: input name -> dims, for inputs with symbolic dimensions.
+
+    Attributes:
+        measured: whether by running them, else by the cost model.
+    """
+
+    measured: ClassVar[bool]
+
+    def __init__(self, target: str, shapes: Mapping[str, Sequence[int]] | None) -> None:
+        self._target = target
+        self._shapes = shapes
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what was compiled."""
+        self._stack.close()
 
     @abstractmethod
     def times(self, model: ir.Model) -> tuple[dict[str, float], float]:
@@ -44,11 +69,12 @@ class PredictedLatency(Latency):
         LoweringError, UnsupportedOpError: the graph cannot be lowered.
     """
 
+    measured: ClassVar[bool] = False
+
     def __init__(
         self, model: ir.Model, target: str = "cpu", shapes: Mapping[str, Sequence[int]] | None = None
     ) -> None:
-        self._target = target
-        self._shapes = shapes
+        super().__init__(target, shapes)
         self._dense = sum(self._seconds(model).values())
 
     def times(self, model: ir.Model) -> tuple[dict[str, float], float]:
@@ -69,7 +95,7 @@ class PredictedLatency(Latency):
 class MeasuredLatency(Latency):
     """Compares models by running them in turns with the dense one on this machine, one thread.
 
-    A context manager: the compiled models live in a temporary folder until it is left.
+    The compiled models live in a temporary folder until the context is left.
 
     Args:
         model: the dense one.
@@ -80,28 +106,18 @@ class MeasuredLatency(Latency):
         LoweringError, UnsupportedOpError: the graph cannot be lowered or linked.
     """
 
+    measured: ClassVar[bool] = True
+
     def __init__(
         self, model: ir.Model, target: str = "cpu", shapes: Mapping[str, Sequence[int]] | None = None
     ) -> None:
-        self._target = target
-        self._shapes = shapes
-        self._stack = ExitStack()
+        super().__init__(target, shapes)
         self._count = 0
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sparsecc-")))
         plan = build_plan(_prepared(model, shapes), target=target)
         self._inputs = random_arrays([TensorInfo(s.name, s.dtype, s.shape) for s in plan.inputs])
         self._dense = Trial(plan, self._folder / "dense.scc", None)
         self._stack.callback(self._dense.close)
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the compiled models."""
-        self._stack.close()
 
     def times(self, model: ir.Model) -> tuple[dict[str, float], float]:
         """See `Latency`."""
@@ -117,6 +133,14 @@ class MeasuredLatency(Latency):
         return {
             name: seconds / dense.seconds for name, seconds in layers.items()
         }, found.seconds / dense.seconds
+
+
+def open_latency(
+    model: ir.Model, target: str = "cpu", shapes: Mapping[str, Sequence[int]] | None = None
+) -> Latency:
+    """Measured where this machine can run the target, else predicted; arguments and errors as there."""
+    kind = PredictedLatency if missing_features(target) else MeasuredLatency
+    return kind(model, target, shapes)
 
 
 def _by_name(lines: Sequence[LayerLine], seconds: Mapping[str, float]) -> dict[str, float]:

@@ -408,10 +408,9 @@ def _within_latency(
 
     quantity, share = goal
     model = ranking.groups.model
-    if quantity == "latency":
-        with MeasuredLatency(model, machine, shapes) as clock:
-            return _meet_latency(ranking, clock, share, options, tell)
-    return _meet_latency(ranking, PredictedLatency(model, machine, shapes), share, options, tell)
+    kind = MeasuredLatency if quantity == "latency" else PredictedLatency
+    with kind(model, machine, shapes) as clock:
+        return _meet_latency(ranking, clock, share, options, tell)
 
 
 def _meet_latency(

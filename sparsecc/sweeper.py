@@ -6,7 +6,6 @@ by one on this machine. Each cell is a file when it is done, so that an interrup
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +16,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from sparsecc.compiler import missing_features
 from sparsecc.errors import SparseccError, UsageError
 from sparsecc.evaluation import evaluate
-from sparsecc.ir.edit import constant_of
-from sparsecc.latency import MeasuredLatency, PredictedLatency
+from sparsecc.latency import Latency, open_latency
 from sparsecc.passes.criteria import Calibration
+from sparsecc.passes.one_shot_state import fingerprint
 from sparsecc.passes.sparsify import Sparsify
 from sparsecc.sparsifier import sparsify
 
@@ -132,7 +130,9 @@ def sweep(
     tell = progress or _silent
     tell("evaluate the dense model", 0, 1)
     dense = evaluate(model, task, data, reference=model, seed=seed, resamples=1).score.value
-    state = _State(folder, _fingerprint(model, (data, calibration), (task, min_size, target, shapes, seed)))
+    options = (task, min_size, target, shapes, seed)
+    given = [fingerprint(model, one.cut(model), options) for one in (data, calibration) if one is not None]
+    state = _State(folder, " ".join(given))
     job = _Job(state.keep(model), task, data, calibration, min_size, seed)
     todo = [cell for cell in grid if state.read(cell) is None]
     try:
@@ -143,10 +143,10 @@ def sweep(
                 tell("fit and evaluate", number + 1, len(todo))
     except ValueError as error:  # joblib's word for a backend that it does not know
         raise UsageError(f"joblib cannot run with backend {backend!r}: {error}") from error
-    measured = not missing_features(target)
     cells = [found for cell in grid if (found := state.read(cell)) is not None]
-    cells = _timed(model, cells, state, (target, measured, shapes, min_size), tell)
-    return SweepResult(task, dense, tuple(cells), measured)
+    with open_latency(model, target, shapes) as clock:
+        cells = _timed(model, cells, state, clock, min_size, tell)
+    return SweepResult(task, dense, tuple(cells), clock.measured)
 
 
 def draw(result: SweepResult, path: Path) -> None:
@@ -244,34 +244,22 @@ class _Job:
 
 
 def _timed(
-    model: ir.Model,
-    cells: list[SweepCell],
-    state: _State,
-    machine: tuple[str, bool, Mapping[str, Sequence[int]] | None, int],
-    tell: Progress,
+    model: ir.Model, cells: list[SweepCell], state: _State, clock: Latency, min_size: int, tell: Progress
 ) -> list[SweepCell]:
     """The cells with their latency; zeros by magnitude take as long as those of any method."""
-    target, measured, shapes, min_size = machine
-    if all(cell.error or np.isfinite(cell.latency) for cell in cells):
-        return cells
     known: dict[tuple[str, float], float] = {}
     timed: list[SweepCell] = []
-    clock = MeasuredLatency(model, target, shapes) if measured else PredictedLatency(model, target, shapes)
-    try:
-        for number, cell in enumerate(cells):
-            tell("time", number, len(cells))
-            found = cell
-            if not cell.error and not np.isfinite(cell.latency):
-                key = (cell.pattern, cell.sparsity)
-                if key not in known:
-                    share = None if ":" in cell.pattern else cell.sparsity
-                    known[key] = clock.share(sparsify(model, cell.pattern, share, min_size=min_size).model)
-                found = replace(cell, latency=known[key])
-                state.write(found)
-            timed.append(found)
-    finally:
-        if isinstance(clock, MeasuredLatency):
-            clock.__exit__(None, None, None)
+    for number, cell in enumerate(cells):
+        tell("time", number, len(cells))
+        found = cell
+        if not cell.error and not np.isfinite(cell.latency):
+            key = (cell.pattern, cell.sparsity)
+            if key not in known:
+                share = None if ":" in cell.pattern else cell.sparsity
+                known[key] = clock.share(sparsify(model, cell.pattern, share, min_size=min_size).model)
+            found = replace(cell, latency=known[key])
+            state.write(found)
+        timed.append(found)
     return timed
 
 
@@ -323,18 +311,3 @@ class _State:
         part = path.with_suffix(".part")
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(part, path)
-
-
-def _fingerprint(model: ir.Model, data: Sequence[Calibration | None], options: Sequence[object]) -> str:
-    """A hash of all that the cells depend on."""
-    digest = hashlib.sha256(repr(options).encode())
-    for name in sorted(model.graph.initializers):
-        array = constant_of(model.graph.initializers[name])
-        if array is not None:
-            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    for one in data:
-        for batch, target in [] if one is None else one.cut(model).stream(model):
-            for name in sorted(batch):
-                digest.update(name.encode() + np.ascontiguousarray(batch[name]).tobytes())
-            digest.update(b"" if target is None else np.ascontiguousarray(target).tobytes())
-    return digest.hexdigest()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsecc.cli.options import Verbs, add_source, add_verb, read_shapes
+from sparsecc.cli.options import Verbs, add_evaluation, add_source, add_verb, read_shapes
 from sparsecc.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,14 +31,8 @@ def add(verbs: Verbs) -> None:
     """Add the verb."""
     parser = add_verb(verbs, "eval", "measure what a model's outputs are worth on data", _DETAILS, _EXAMPLES)
     add_source(parser)
-    parser.add_argument(
-        "--data", action="append", required=True, type=Path, metavar="FILE",
-        help=".npz with inputs by name and `target` where the task needs it (may be repeated)",
-    )  # fmt: skip
-    tasks = ("perplexity", "classification", "agreement", "similarity")
-    parser.add_argument("--task", required=True, choices=tasks, help="what is measured")
+    add_evaluation(parser)
     parser.add_argument("--reference", metavar="SOURCE", help="the dense model, to compare with")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="draws (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

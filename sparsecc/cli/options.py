@@ -119,6 +119,17 @@ def add_hooks(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--time-passes", action="store_true", help="print how long every pass took")
 
 
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """--data, --task and --seed of what measures outputs."""
+    parser.add_argument(
+        "--data", action="append", required=True, type=Path, metavar="FILE",
+        help=".npz with inputs by name and `target` where the task needs it (may be repeated)",
+    )  # fmt: skip
+    tasks = ("perplexity", "classification", "agreement", "similarity")
+    parser.add_argument("--task", required=True, choices=tasks, help="what is measured")
+    parser.add_argument("--seed", type=int, default=0, help="of the evaluation's draws (%(default)s)")
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """--threads."""
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of a run (%(default)s)")

@@ -6,7 +6,14 @@ import argparse
 import math
 from pathlib import Path
 
-from sparsecc.cli.options import Verbs, add_calibration, add_source, add_verb, read_shapes
+from sparsecc.cli.options import (
+    Verbs,
+    add_calibration,
+    add_evaluation,
+    add_source,
+    add_verb,
+    read_shapes,
+)
 from sparsecc.cli.progress import Progress
 from sparsecc.cli.table import table
 
@@ -27,12 +34,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, required=True, help="the folder for cells, table and picture"
     )
-    parser.add_argument(
-        "--data", action="append", required=True, type=Path, metavar="FILE",
-        help=".npz with inputs by name and `target` where the task needs it (may be repeated)",
-    )  # fmt: skip
-    tasks = ("perplexity", "classification", "agreement", "similarity")
-    parser.add_argument("--task", required=True, choices=tasks, help="what is measured, as for `eval`")
+    add_evaluation(parser)
     add_calibration(parser)
     parser.add_argument("--patterns", nargs="+", default=["unstructured", "4x1"], metavar="PATTERN")
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.7, 0.9], metavar="SHARE")
@@ -43,7 +45,6 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--target", default="cpu", help="of the latency (%(default)s: this machine)")
     parser.add_argument("--backend", default="loky", help="joblib's (%(default)s: processes here)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the evaluation's draws (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
