@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sparsecc.targets.machine import Machine, Platform
 
@@ -52,7 +53,7 @@ _COMMON = ("float32", "int32", "uint32", "int8", "uint8", "int16", "uint16", "bo
 _WIDE = frozenset((*_COMMON, "int64", "uint64"))
 
 
-def _gpu(name: str, library: str, types: frozenset[str], verified: str, **more: object) -> Gpu:
+def _gpu(name: str, library: str, types: frozenset[str], verified: str, **more: Any) -> Gpu:
     platform = Platform(name, "", "", library=library, form=name, runtime=(), extras=())
     return Gpu(
         name,
@@ -65,7 +66,7 @@ def _gpu(name: str, library: str, types: frozenset[str], verified: str, **more: 
         language=name,
         types=types,
         **more,
-    )  # type: ignore[arg-type]
+    )
 
 
 GPUS = (
