@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sparsecc.compiler import Artifact, compile
     from sparsecc.compressor import CompressResult, compress
     from sparsecc.evaluation import Evaluation, evaluate
+    from sparsecc.group_penalty import GroupPenalty
     from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
     from sparsecc.passes.prune_plan import PrunePlan
@@ -37,6 +38,7 @@ __all__ = [
     "Calibration",
     "CompressResult",
     "Evaluation",
+    "GroupPenalty",
     "Pipeline",
     "PrunePlan",
     "PruneResult",
@@ -68,6 +70,7 @@ _HOMES = {
     "Calibration": "sparsecc.passes.criteria",
     "CompressResult": "sparsecc.compressor",
     "Evaluation": "sparsecc.evaluation",
+    "GroupPenalty": "sparsecc.group_penalty",
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",
     "PruneResult": "sparsecc.pruner",
