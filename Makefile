@@ -1,5 +1,6 @@
 # Everything runs in a virtual environment of its own, which the first target that needs it makes.
 #   make demo    sparsify EfficientNet-lite0 with its real weights and compare: demo/report.md
+#   make web-demo  the same network on a page that classifies pictures: demo/web; WEB=--serve serves it
 #   make test    all tests            make lint   ruff and pyright
 #   make bench   benchmarks/results   make models every model x sparsity x pattern against ONNX Runtime
 #   make memcheck       every kernel form between unmapped pages, and under valgrind
@@ -37,6 +38,7 @@ PEERS := $(if $(STAMP),$(VENV)/.peers)
 LLAMA := $(if $(STAMP),$(VENV)/.llama)
 TESTS ?= tests
 MODELS ?=
+WEB ?=
 NAMES ?=
 TASKS ?=
 METHODS ?=
@@ -51,7 +53,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets gpu pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot one-shot-memory compress sparse-training peers decode-peer clean
+.PHONY: help env demo web-demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets gpu pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot one-shot-memory compress sparse-training peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -77,6 +79,9 @@ $(VENV)/.llama: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --out demo
+
+web-demo: $(STAMP)
+	$(BIN)/python -m benchmarks.web_demo $(WEB)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(TESTS)

@@ -5,13 +5,9 @@ Each takes the inputs and gives the outputs by name, so that tests and `make tar
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
-import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.browser import answer_of
 from sparsecc.artifact.load import load, read_artifact
 from sparsecc.artifact.manifest import Manifest
 from sparsecc.artifact.wasm import WasmEngine
@@ -28,7 +25,6 @@ from sparsecc.targets.registry import PLATFORMS
 Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 _TIMEOUT = 180  # seconds for one run
 _PLUGIN = Path(__file__).with_name("instructions.c")
 
@@ -106,56 +102,11 @@ def in_node(path: Path, feeds: Mapping[str, Array]) -> Outputs:
 def in_chromium(path: Path, feeds: Mapping[str, Array]) -> Outputs:
     """On a page of a headless browser, from a server on this machine."""
     manifest, folder = read_artifact(path)
-    command = next(found for name in CHROMIUM if (found := shutil.which(name)))
-    answered = threading.Event()
-    answers: list[bytes] = []
-    pages = {"/": (_PAGE % _DRIVE).encode(), "/inputs.bin": _joined(manifest, feeds)}
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
-            data = pages.get(self.path)
-            if data is None:
-                super().do_GET()
-                return
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html" if self.path == "/" else "application/octet-stream")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def do_POST(self) -> None:
-            answers.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(204)
-            self.end_headers()
-            answered.set()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing."""
-
-    Handler.extensions_map = {**Handler.extensions_map, ".mjs": "text/javascript"}
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        flags = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}")
-        browser = subprocess.Popen(
-            [command, *flags, f"http://127.0.0.1:{server.server_port}/"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            if not answered.wait(_TIMEOUT):
-                raise TimeoutError(f"{command} gave no answer in {_TIMEOUT} s")
-        finally:
-            browser.terminate()
-            browser.wait()
-            server.shutdown()
-            server.server_close()
+    answer = answer_of(folder, {"/": (_PAGE % _DRIVE).encode(), "/inputs.bin": _joined(manifest, feeds)})
     expected = sum(np.dtype(spec.dtype).itemsize * int(np.prod(spec.shape)) for spec in manifest.outputs)
-    if len(answers[0]) != expected:
-        raise RuntimeError(f"the page says: {answers[0].decode(errors='replace')}")
-    return _split(manifest, answers[0])
+    if len(answer) != expected:
+        raise RuntimeError(f"the page says: {answer.decode(errors='replace')}")
+    return _split(manifest, answer)
 
 
 RUNNERS: dict[str, tuple[str, Callable[[Path, Mapping[str, Array]], Outputs]]] = {

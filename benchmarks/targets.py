@@ -38,11 +38,11 @@ from sparsecc.compiler import Artifact
 RESULTS = Path(__file__).parent / "results" / "targets.json"
 PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
 COUNTED = {
-    "arm64-linux": ("AArch64", ""),
-    "arm64-linux+dotprod": ("with SDOT", "qemu-aarch64 -cpu max"),
-    "wasm32": ("WebAssembly", ""),
+    "arm64-linux": ("arm64-linux", "AArch64", "qemu-aarch64 -cpu cortex-a53"),
+    "arm64-linux, SDOT": ("arm64-linux", "with SDOT", "qemu-aarch64 -cpu cortex-a76"),
+    "wasm32": ("wasm32", "WebAssembly", ""),
 }
-"""Target -> what the table calls it, and the emulator."""
+"""Name in the results -> target, what the table calls it, and the emulator."""
 
 
 def main() -> int:
@@ -71,11 +71,11 @@ def _variant(name: str, variant: str, rows: Json, save: Callable[[], None]) -> N
                 rows[runner] = _difference(run(artifact(target).path, feeds), expected)
                 print(f"{name:18} {variant:22} {runner:14} {_cell(rows[runner])}", flush=True)
                 save()
-        for target, (_, emulator) in COUNTED.items():
-            if target not in rows:
+        for place, (target, _, emulator) in COUNTED.items():
+            if place not in rows:
                 count = instructions(artifact(target).path, feeds, emulator)
-                rows[target] = {"instructions": count, **_library(artifact(target))}
-                print(f"{name:18} {variant:22} {target:14} {rows[target]}", flush=True)
+                rows[place] = {"instructions": count, **_library(artifact(target))}
+                print(f"{name:18} {variant:22} {place:14} {rows[place]}", flush=True)
                 save()
 
 
@@ -113,17 +113,19 @@ def as_tables(found: Json) -> str:
         for variant, rows in found[name].items():
             cells = " | ".join(_cell(rows[runner]) for runner in RUNNERS)
             lines.append(f"| {name} | {variant} | {cells} |")
-    heads = [
-        f"{kind}, {what}" for kind, _ in COUNTED.values() for what in ("10^6 instructions", "of dense", "kB")
-    ]
+    heads: list[str] = []
+    for place, (target, kind, _) in COUNTED.items():
+        sizes = ["kB"] if place == target else []  # one library, whatever runs it
+        heads += [f"{kind}, {what}" for what in ("10^6 instructions", "of dense", *sizes)]
     lines += ["", f"| network | | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
     for name in NAMES:
         for variant, rows in found[name].items():
             dense = found[name]["int8 dense" if variant.startswith("int8") else "dense"]
             cells = []
-            for target in COUNTED:
-                count, first = rows[target]["instructions"], dense[target]["instructions"]
-                cells += [f"{count / 1e6:.0f}", f"{count / first:.2f}", f"{rows[target]['bytes'] / 1e3:.0f}"]
+            for place, (target, *_) in COUNTED.items():
+                count, first = rows[place]["instructions"], dense[place]["instructions"]
+                sizes = [f"{rows[place]['bytes'] / 1e3:.0f}"] if place == target else []
+                cells += [f"{count / 1e6:.0f}", f"{count / first:.2f}", *sizes]
             lines.append(f"| {name} | {variant} | {' | '.join(cells)} |")
     used = sorted(
         {s for rows in found.values() for row in rows.values() for s in row["arm64-linux"]["undefined"]}

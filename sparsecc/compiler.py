@@ -207,13 +207,14 @@ def build_plan(
         model, machine, dense_only=dense_only, dense_layers=dense_layers, selector=selector
     )
     plan = lowering.run(name, machine.name, _part(progress, "lower"))
-    objects = build_objects(
-        lowering.low.makers,
-        machine.tvm_target(plan.features),
-        source_version=generator_version(),
-        progress=_part(progress, "kernels"),
-    )
-    plan.objects = {f"{symbol}.o": data for symbol, data in objects.items()}
+    for chosen in (False, True):
+        objects = build_objects(
+            {s: make for s, make in lowering.low.makers.items() if (s in plan.alternatives) == chosen},
+            machine.tvm_target((*plan.features, *plan.optional) if chosen else plan.features),
+            source_version=generator_version(),
+            progress=_part(progress, "kernels"),
+        )
+        plan.objects.update({f"{symbol}.o": data for symbol, data in objects.items()})
     return plan
 
 

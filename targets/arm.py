@@ -1,7 +1,8 @@
 """ARM: 64 bits with NEON on Linux, Android and Apple's systems, 32 bits with NEON and VFPv4 on Linux.
 
-`+dotprod` (SDOT, ARMv8.2 to 8.4) and `+i8mm` (USDOT, ARMv8.6) are for products of 8-bit codes; without them
-bytes are widened, which every processor can do. Apple's have SDOT from the first on.
+Products of 8-bit codes are SDOT where the processor has it (ARMv8.2 to 8.4), which a library sees when it is
+loaded, and else bytes are widened. `+dotprod` and `+i8mm` (USDOT, ARMv8.6) have no such choice. Apple's
+processors have SDOT from the first on.
 """
 
 from __future__ import annotations
@@ -49,8 +50,11 @@ _ARM64 = Machine(
     ("asimd",),
     _LINUX,
     l2_bytes=512 * 1024,
+    dot="asimddp",
+    without_dot="asimd",
     attributes=("+neon",),
     by_lane=True,
+    products="sdot, where the processor has it",
     verified=_QEMU,
 )
 _64 = (
@@ -65,16 +69,16 @@ _64 = (
         _ARM64,
         name="arm64-apple",
         platform=_APPLE,
-        dot="asimddp",
+        without_dot="",
         products="sdot",
         verified="linked; kernels as arm64-linux, not run on a device",
     ),
 )
 MACHINES = (
     *_64,
-    replace(_ARM64, name="arm64-linux+dotprod", dot="asimddp", products="sdot"),
-    replace(_64[1], name="arm64-android+dotprod", dot="asimddp", products="sdot"),
-    replace(_ARM64, name="arm64-linux+i8mm", dot="i8mm", products="usdot"),
+    replace(_ARM64, name="arm64-linux+dotprod", without_dot="", products="sdot"),
+    replace(_64[1], name="arm64-android+dotprod", without_dot="", products="sdot"),
+    replace(_ARM64, name="arm64-linux+i8mm", dot="i8mm", without_dot="", products="usdot"),
     Machine(
         "armv7-linux",
         4,

@@ -96,6 +96,9 @@ def _check(plan: Plan) -> None:
     for symbol in plan.symbols:
         if not _IDENTIFIER.fullmatch(symbol) or symbol in public or symbol.startswith("sparsecc_"):
             raise LoweringError(f"kernel symbol {symbol!r} is not a C name or is one that the driver uses")
+    for symbol, other in plan.alternatives.items():
+        if symbol not in plan.symbols or plan.symbols[symbol] != plan.symbols.get(other):
+            raise LoweringError(f"kernel {other!r} cannot stand in for {symbol!r}: their parameters differ")
     for spec in (*plan.inputs, *plan.outputs):
         if any(size < 0 for size in spec.shape):
             raise LoweringError(f"tensor {spec.name!r} has the shape {list(spec.shape)}, which is not static")
@@ -250,14 +253,16 @@ def _integer(value: int) -> str:
     return "(-2147483647 - 1)" if value == _INT32.start else str(value)
 
 
-def _step_function(index: int, step: Step) -> str:
+def _step_function(plan: Plan, index: int, step: Step) -> str:
     arguments = [*map(_pointer, step.pointers), *map(_integer, step.scalars), "begin", "end"]
     frame = "const sparsecc_frame *const f = frame;" if step.pointers else "(void)frame;"
+    other = plan.alternatives.get(step.symbol)
+    called = step.symbol if other is None else f"(f->optional ? {step.symbol} : {other})"
     return (
         f"/* {_comment(step.label)}: {_comment(step.kind)} */\n"
         f"static int32_t sparsecc_step_{index}(const void *frame, int32_t begin, int32_t end) {{\n"
         f"    {frame}\n"
-        f"    return {step.symbol}({', '.join(arguments)});\n"
+        f"    return {called}({', '.join(arguments)});\n"
         "}"
     )
 
@@ -290,6 +295,7 @@ extern const unsigned char {symbol}[] __attribute__((visibility("hidden")));
 
 def _driver(plan: Plan, embed_sha256: str | None) -> str:
     cpu, state = rows_of(plan.platform.runtime, plan.features)
+    optional, optional_state = rows_of(plan.platform.runtime, plan.optional)
     tensors = {
         role: _rows([f"{{{spec.nbytes}u, {np.dtype(spec.dtype).itemsize}u}}" for spec in specs], "{0u, 1u}")
         for role, specs in (("inputs", plan.inputs), ("outputs", plan.outputs))
@@ -297,7 +303,7 @@ def _driver(plan: Plan, embed_sha256: str | None) -> str:
     values = {
         "EMBEDDING": _embedding(embed_sha256, plan.platform.form),
         "PROTOTYPES": "\n".join(_prototype(symbol, *plan.symbols[symbol]) for symbol in sorted(plan.symbols)),
-        "STEP_FUNCTIONS": "\n\n".join(_step_function(i, step) for i, step in enumerate(plan.steps)),
+        "STEP_FUNCTIONS": "\n\n".join(_step_function(plan, i, step) for i, step in enumerate(plan.steps)),
         "STEP_ROWS": _rows(
             [f"{{sparsecc_step_{i}, {s.extent}, {_string(s.label)}}}" for i, s in enumerate(plan.steps)],
             "{NULL, 0, NULL}",
@@ -306,14 +312,22 @@ def _driver(plan: Plan, embed_sha256: str | None) -> str:
         "OUTPUT_ROWS": tensors["outputs"],
         "INPUT_INFO": _info(plan.inputs),
         "OUTPUT_INFO": _info(plan.outputs),
-        "CPU_ROWS": _rows([f"{{{', '.join(map(str, row))}}}" for row in cpu], "{0}"),
+        "CPU_ROWS": _bits(cpu),
         "CPU_COUNT": str(len(cpu)),
         "CPU_STATE": f"{state:#x}",
+        "OPTIONAL_ROWS": _bits(optional),
+        "OPTIONAL_COUNT": str(len(optional)),
+        "OPTIONAL_STATE": f"{optional_state:#x}",
         "SLACK": str(SLACK),
         "UPPER": plan.name.upper(),
         "PREFIX": plan.name,
     }
     return _filled("driver.c", values)
+
+
+def _bits(rows: list[tuple[int, ...]]) -> str:
+    """What the platform's CPU check reads."""
+    return _rows([f"{{{', '.join(map(str, row))}}}" for row in rows], "{0}")
 
 
 def _info(specs: tuple[TensorSpec, ...]) -> str:

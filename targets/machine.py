@@ -51,6 +51,8 @@ class Machine:
         l1_bytes, l2_bytes: data cache sizes of a core.
         l3_bytes: size of the last cache.
         dot: the feature that products of 8-bit codes use (kernels/codes.py), where there are any; or "".
+        without_dot: what multiplies them where a processor lacks `dot`: the library holds both kernels and
+            chooses when it is loaded. "": `dot` is needed.
         expand: that which spreads bytes by a mask (kernels/bitmap.py); or "".
         cpu: LLVM's name of the processor.
         attributes: LLVM's features besides those of the processor.
@@ -71,6 +73,7 @@ class Machine:
     l2_bytes: int = 1024 * 1024
     l3_bytes: int = 32 * 1024 * 1024
     dot: str = ""
+    without_dot: str = ""
     expand: str = ""
     cpu: str = "generic"
     attributes: tuple[str, ...] = ()
@@ -83,9 +86,15 @@ class Machine:
     verified: str = ""
 
     @property
+    def sure_dot(self) -> str:
+        """`dot` where no processor lacks it, else ""."""
+        return "" if self.without_dot else self.dot
+
+    @property
     def all_features(self) -> tuple[str, ...]:
-        """With those that only some kernels use."""
-        more = [feature for feature in (self.dot, self.expand) if feature and feature not in self.features]
+        """With those that only some kernels use and that no kernel can do without."""
+        wanted = (self.sure_dot, self.expand)
+        more = [feature for feature in wanted if feature and feature not in self.features]
         return (*self.features, *more)
 
     def tvm_target(self, features: Sequence[str] = ()) -> dict[str, object]:

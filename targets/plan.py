@@ -119,6 +119,9 @@ class Plan:
         objects: object files by name, each with the kernels' symbols; all are linked in.
         symbols: for each kernel symbol its (number of pointers, number of scalars).
         features: CPU features that the kernels use, in the names of `/proc/cpuinfo` ("avx2", "fma", ...).
+        alternatives: for symbols of kernels that use `optional` that of the kernel with the same parameters
+            which runs on processors without it.
+        optional: CPU features that some processors have, in the same names.
         report: JSON-ready compile report, one entry per layer and totals.
         passes: spec string of the passes that made the graph.
         platform: what the library is linked for.
@@ -134,6 +137,8 @@ class Plan:
     objects: dict[str, bytes]
     symbols: dict[str, tuple[int, int]]
     features: tuple[str, ...]
+    alternatives: dict[str, str] = field(default_factory=dict[str, str])
+    optional: tuple[str, ...] = ()
     passes: str = ""
     report: dict[str, object] = field(default_factory=dict[str, object])
     platform: Platform = PLATFORM

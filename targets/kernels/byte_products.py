@@ -2,7 +2,8 @@
 
 x are unsigned bytes and w signed ones. One instruction does all of that (x86 VNNI, ARM USDOT), or takes
 signed bytes (ARM SDOT: x - 128, and sums start with 128 (w0 + w1 + w2 + w3)), or multiplies pairs of 16 bits,
-which bytes become then (x86 PMADDWD, WebAssembly's dot); else each byte becomes a lane of 32 bits.
+which bytes become then (x86 PMADDWD, WebAssembly's dot); else each byte becomes a lane of 32 bits. `asimd`
+takes what SDOT takes, for ARM without it: products of 16 bits, added in pairs.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ _PAIRS = {
     ("simd128", 4): "llvm.wasm.dot",
 }
 _SIGNED = {"asimddp": "llvm.aarch64.neon.sdot"}
+_WIDENED = {"asimd": "llvm.aarch64.neon.saddlp"}
 _BYTES = 4  # of a word
-_HALF = 128
+HALF = 128
+"""The least weight is minus that, as is the least signed byte."""
 _FLIP = -0x7F7F7F80  # the bits 0x80808080
 
 
@@ -58,15 +61,21 @@ def transposing_pays(feature: str, lanes: int) -> bool:
 
 def taken_away(feature: str) -> int:
     """What `inputs` takes away from each byte: sums start with that times the sum of all weights."""
-    return _HALF if feature in _SIGNED else 0
+    return HALF if feature in _SIGNED or feature in _WIDENED else 0
 
 
-def dot_of(builder: KernelBuilder, feature: str, lanes: int) -> Dot:
-    """The products that a machine has with vectors of `lanes` words and the CPU feature `feature`, or ""."""
+def dot_of(builder: KernelBuilder, feature: str, lanes: int, *, narrow: bool = False) -> Dot:
+    """The products that a machine has with vectors of `lanes` words and the CPU feature `feature`, or "".
+
+    Args:
+        narrow: no weight is -128.
+    """
     if feature in _WHOLE:
         return _Whole(builder, _WHOLE[feature], lanes)
     if feature in _SIGNED:
         return _Signed(builder, _SIGNED[feature], lanes)
+    if feature in _WIDENED:
+        return _Widened(builder, _WIDENED[feature], lanes, ((0, 1),) if narrow else ((0,), (1,)))
     if (feature, lanes) in _PAIRS:
         return _Pairs(builder, _PAIRS[feature, lanes], lanes)
     return _Lanes(builder, lanes)
@@ -103,9 +112,14 @@ class _Signed(_Whole):
 class _Pairs:
     """Even and odd bytes apart, 16 bits wide."""
 
-    passes = ((0, 1),)
-
-    def __init__(self, builder: KernelBuilder, intrinsic: str, lanes: int) -> None:
+    def __init__(
+        self,
+        builder: KernelBuilder,
+        intrinsic: str,
+        lanes: int,
+        passes: tuple[tuple[int, ...], ...] = ((0, 1),),
+    ) -> None:
+        self.passes = passes
         self._b, self._intrinsic, self._lanes = builder, intrinsic, lanes
 
     def weights(self, word: Any, parts: tuple[int, ...]) -> list[Any]:
@@ -128,6 +142,28 @@ class _Pairs:
 
     def _half(self, half: Any) -> Any:
         return self._b.register(half, 2 * self._lanes, "int16").value
+
+
+class _Widened(_Pairs):
+    """The same of signed bytes: a product is at most 2^14, and two fit 16 bits if no weight is -128."""
+
+    def weights(self, word: Any, parts: tuple[int, ...]) -> list[Any]:
+        return [self._part(vector_of(word, self._lanes), part) for part in parts]
+
+    def inputs(self, words: Any, parts: tuple[int, ...]) -> list[Any]:
+        flipped = tirx.bitwise_xor(words, vector_of(const(_FLIP), self._lanes))
+        return [self._part(flipped, part) for part in parts]
+
+    def add(self, total: Any, inputs: list[Any], weights: list[Any]) -> Any:
+        products = inputs[0] * weights[0]
+        for x, w in zip(inputs[1:], weights[1:], strict=True):
+            products = products + x * w
+        return total + tirx.call_llvm_pure_intrin(f"int32x{self._lanes}", self._intrinsic, products)
+
+    def _part(self, words: Any, part: int) -> Any:
+        wide = tirx.reinterpret(f"int16x{2 * self._lanes}", words)
+        eight = vector_of(const(8, "int16"), 2 * self._lanes)
+        return self._half(tirx.shift_right(wide if part else tirx.shift_left(wide, eight), eight))
 
 
 class _Lanes:

@@ -39,6 +39,7 @@ class DotsForm:
         epilogue: what happens to a scaled sum before it is stored.
         bounded: as `code_writer` has it.
         fused: as `multiply_add` has it.
+        narrow: as `dot_of` has it.
     """
 
     rows: int
@@ -50,6 +51,7 @@ class DotsForm:
     epilogue: Epilogue
     bounded: bool = False
     fused: bool = True
+    narrow: bool = False
 
 
 def dots_kernel(form: DotsForm, symbol: str) -> Any:
@@ -76,7 +78,7 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
     )
     pitch, origin, x_batch, y_batch = (b.scalar(n) for n in ("pitch", "origin", "x_batch", "y_batch"))
     operands.declare_scalars()
-    dot = dot_of(b, form.feature, V)
+    dot = dot_of(b, form.feature, V, narrow=form.narrow)
     writer = code_writer(b, limits, V, bounded=form.bounded) if limits is not None else None
     rows_of_y = CHANNELS if form.codes else 1  # output rows in a row of Y
 

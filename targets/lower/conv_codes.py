@@ -134,7 +134,8 @@ def _depthwise(
     finish: Finish,
 ) -> int:
     x, y = low.words(source.value), finish.y
-    direct = not transposing_pays(low.machine.dot, low.machine.lanes)
+    dot = low.machine.sure_dot  # kernels are long, and SDOT saves little: one for all processors
+    direct = not transposing_pays(dot, low.machine.lanes)
     strip = (
         direct_strip(low.machine.registers) if direct else strip_of(g.kernel[0], g.stride[0], g.dilation[0])
     )
@@ -142,10 +143,8 @@ def _depthwise(
         g.size, g.out_size, g.kernel, g.stride, g.dilation, g.pad, x.layout.strides[2], y.layout.strides[2],
         1, strip, low.machine.lanes, finish.epilogue,
     )  # fmt: skip
-    form = DepthwiseCodesForm(
-        geometry, low.machine.dot, finish.bounded, low.machine.fused, direct, low.machine.by_lane
-    )
-    low.use(low.machine.dot)
+    form = DepthwiseCodesForm(geometry, dot, finish.bounded, low.machine.fused, direct, low.machine.by_lane)
+    low.use(dot)
     symbol = low.kernel("depthwise_codes", form, lambda s: depthwise_codes_kernel(form, s))
     if direct:
         packed = pack_taps(codes[:, 0])
@@ -157,7 +156,7 @@ def _depthwise(
     )]  # fmt: skip
     return low.step(
         call.name, "depthwise", symbol,
-        [*low.pack(packed, *finish.scale_and_bias()), *start_pointers(low, codes),
+        [*low.pack(packed, *finish.scale_and_bias()), *start_pointers(low, dot, codes),
          *finish.limit_pointers(low), base(x), base(y), *finish.operand_pointers(low)],
         [count, source.zero_word, *scalars, *(y.layout.strides[0] for _ in finish.tensors)],
         source.shape[0] * count,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from sparsecc.targets.kernels.byte_products import taken_away
+from sparsecc.targets.kernels.byte_products import HALF, taken_away
 from sparsecc.targets.kernels.codes import LARGEST, limits_of
 from sparsecc.targets.kernels.dots import DotsForm, dots_kernel, word_matrix
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
@@ -98,9 +98,9 @@ class Finish:
         return [*row_operand_pointers(low, self.row_operands), *map(base, self.tensors)]
 
 
-def start_pointers(low: Lowering, codes: npt.NDArray[np.int8]) -> list[Pointer]:
-    """What sums of [M, ...] weights start with, where the machine's products need it."""
-    taken = taken_away(low.machine.dot)
+def start_pointers(low: Lowering, feature: str, codes: npt.NDArray[np.int8]) -> list[Pointer]:
+    """What sums of [M, ...] weights start with, where products by `feature` need it."""
+    taken = taken_away(feature)
     if not taken:
         return []
     starts = taken * codes.reshape(len(codes), -1).astype(np.int64).sum(axis=1)
@@ -211,8 +211,7 @@ def dots_step(
     parts = parts_of(tiles, words.shape[0], choice.rows)
     tables = pack_spmm(words, offsets, choice.rows, chunk=words.shape[1], parts=parts, dense=choice.dense)
     stream = tables.value.nbytes >= STREAMED
-    dot = low.machine.dot
-    low.use(dot)
+    dot, codes = low.machine.dot, words.view(np.int8)
     form = DotsForm(
         choice.rows,
         widths,
@@ -223,14 +222,26 @@ def dots_step(
         finish.epilogue,
         finish.bounded,
         low.machine.fused,
+        bool(low.machine.without_dot) and int(codes.min()) > -HALF,
     )
-    symbol = low.kernel("dots", form, lambda s: dots_kernel(form, s))
+    symbol = _kernel(low, form)
     pitch, x_batch, y_batch = strides
     return low.step(
         call.name, "dots", symbol,
-        [*low.pack(*tables.arrays(), *finish.scale_and_bias()), *start_pointers(low, words.view(np.int8)),
+        [*low.pack(*tables.arrays(), *finish.scale_and_bias()), *start_pointers(low, dot, codes),
          *finish.limit_pointers(low), base(x), base(finish.y), *finish.operand_pointers(low)],
         [first, second, parts, pitch, finish.y.layout.origin, x_batch, y_batch,
          *(y_batch for _ in finish.tensors)],
         tiles * parts,
     )  # fmt: skip
+
+
+def _kernel(low: Lowering, form: DotsForm) -> str:
+    """The symbol of a form's kernel; where not every processor has its feature, another one stands in."""
+    symbol = low.kernel("dots", form, lambda s: dots_kernel(form, s))
+    if not low.machine.without_dot:
+        low.use(form.feature)
+        return symbol
+    other = replace(form, feature=low.machine.without_dot)
+    low.alternatives[symbol] = low.kernel("dots", other, lambda s: dots_kernel(other, s))
+    return symbol

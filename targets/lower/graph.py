@@ -179,6 +179,8 @@ class GraphLowering:
             objects={},
             symbols=dict(self.low.signatures),
             features=tuple(self.low.features),
+            alternatives=dict(self.low.alternatives),
+            optional=(self.low.machine.dot,) if self.low.alternatives else (),
             report={"layers": [layer_entry(layer) for layer in self.low.layers]},
             platform=self.low.machine.platform,
         )

@@ -126,6 +126,7 @@ class Lowering:
         self.signatures: dict[str, tuple[int, int]] = {}
         self.layers: list[LayerReport] = []
         self.features = list(machine.features)
+        self.alternatives: dict[str, str] = {}  # as `Plan` has them
         self._stored: dict[ir.Value, list[Stored]] = {}
         self._words: dict[ir.Value, Stored] = {}
         self._later: dict[ir.Value, Callable[[], None]] = {}
@@ -250,6 +251,8 @@ class Lowering:
         signature = (len(pointers), len(scalars))
         if self.signatures.setdefault(symbol, signature) != signature:
             raise LoweringError(f"kernel {symbol} is called with two signatures")
+        if symbol in self.alternatives:
+            self.signatures[self.alternatives[symbol]] = signature
         index = len(self.steps)
         for pointer in pointers:
             if isinstance(pointer.target, Buffer):

@@ -41,6 +41,10 @@ static const sparsecc_cpu_bit sparsecc_cpu_bits[] = {
 @CPU_ROWS@
 };
 
+static const sparsecc_cpu_bit sparsecc_optional_bits[] = {
+@OPTIONAL_ROWS@
+};
+
 static const sparsecc_model sparsecc_description = {
     .steps = sparsecc_steps,
     .inputs = sparsecc_inputs,
@@ -49,6 +53,9 @@ static const sparsecc_model sparsecc_description = {
     .embedded = EMBEDDED,
     .cpu_bit_count = @CPU_COUNT@,
     .cpu_state = @CPU_STATE@,
+    .optional_bits = sparsecc_optional_bits,
+    .optional_bit_count = @OPTIONAL_COUNT@,
+    .optional_state = @OPTIONAL_STATE@,
     .step_count = @UPPER@_STEPS,
     .input_count = @UPPER@_INPUTS,
     .output_count = @UPPER@_OUTPUTS,

@@ -23,6 +23,7 @@ typedef struct sparsecc_frame {
     const unsigned char *weights;
     const void *const *inputs;
     void *const *outputs;
+    int optional; /* whether the processor has what some kernels use and others do without */
 } sparsecc_frame;
 
 typedef struct sparsecc_step {
@@ -44,6 +45,9 @@ typedef struct sparsecc_model {
     const unsigned char *embedded; /* NULL: weights come from outside */
     size_t cpu_bit_count;
     uint32_t cpu_state;
+    const sparsecc_cpu_bit *optional_bits;
+    size_t optional_bit_count;
+    uint32_t optional_state;
     int32_t step_count, input_count, output_count;
     size_t weights_bytes;
     size_t arena_bytes; /* with the slack on both sides */
@@ -65,6 +69,7 @@ typedef struct sparsecc_handle {
     unsigned char *arena; /* with its slack */
     void *owned_arena;    /* NULL where the caller brought it */
     sparsecc_pool *pool;
+    int optional; /* as the frame has it */
 } sparsecc_handle;
 
 static void sparsecc_destroy(sparsecc_handle *handle) {
@@ -97,6 +102,7 @@ static int32_t sparsecc_arena_open(sparsecc_handle *handle, void *arena, size_t 
 static int32_t sparsecc_open(sparsecc_handle *handle, const sparsecc_options *options) {
     const sparsecc_model *const model = handle->model;
     if (!sparsecc_cpu_has(model->cpu_bits, model->cpu_bit_count, model->cpu_state)) return SPARSECC_ERROR_CPU;
+    handle->optional = sparsecc_cpu_has(model->optional_bits, model->optional_bit_count, model->optional_state);
     int32_t status = sparsecc_weights_open(options->weights, options->weights_bytes, options->weights_path,
                                            model->embedded, model->weights_bytes, &handle->weights);
     if (status != SPARSECC_OK) return status;
@@ -141,7 +147,8 @@ static int32_t sparsecc_run(const sparsecc_handle *handle, const void *const *in
         const int32_t status = sparsecc_check(&model->outputs[i], outputs[i]);
         if (status != SPARSECC_OK) return status;
     }
-    const sparsecc_frame frame = {handle->arena + model->slack, handle->weights.base, inputs, outputs};
+    const sparsecc_frame frame = {handle->arena + model->slack, handle->weights.base, inputs, outputs,
+                                  handle->optional};
     for (int32_t i = 0; i < model->step_count; ++i) {
         const sparsecc_step *const step = &model->steps[i];
         const uint64_t start = step_ns != NULL ? sparsecc_now() : 0;

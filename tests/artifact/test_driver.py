@@ -61,6 +61,20 @@ def test_steps_that_contradict_the_plan(change: dict[str, object], sentence: str
     assert "'good'" in str(caught.value)
 
 
+def test_kernels_that_stand_in_for_others() -> None:
+    tensor = TensorSpec("x", "float32", (10,))
+    plan = make_plan((GOOD,), (tensor,), (tensor,), arena_bytes=128)
+    plan.symbols["t_other"] = plan.symbols["t_scale"]
+    both = dataclasses.replace(plan, alternatives={"t_scale": "t_other"}, optional=("avx512f",))
+    driver = generate(both).driver
+    assert "return (f->optional ? t_scale : t_other)(I(0, 0), A(64), O(0, 0), 3, begin, end);" in driver
+    assert ".optional_bit_count = 1," in driver
+    for other in ("missing", "t_short"):
+        plan.symbols["t_short"] = (1, 0)
+        with pytest.raises(LoweringError, match=f"kernel '{other}' cannot stand in for 't_scale'"):
+            generate(dataclasses.replace(both, alternatives={"t_scale": other}))
+
+
 @pytest.mark.parametrize("symbol", ["model_run", "sparsecc_run", "a-b", ""])
 def test_kernel_names_that_the_driver_uses(symbol: str) -> None:
     plan = example_plan()

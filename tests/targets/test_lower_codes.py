@@ -5,6 +5,7 @@ Scales are powers of two and biases lie on their grid, so all sums are exact in 
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,12 @@ def test_patterns(pattern: str, target: str) -> None:
     check(net, target, tolerance=EXACT)
 
 
-@pytest.mark.parametrize("target", MACHINES)
-def test_largest_sums(target: str) -> None:
-    """Codes of 255 and weights of -128 and 127: 16 bits would overflow."""
+def largest_sums() -> Network:
+    """Codes of 255 and of 0, and weights of -128, -127 and 127: 16 bits would overflow."""
     net = Network()
-    x = net.coded(net.input(1, 64, 3, 5, values=np.full((1, 64, 3, 5), 9.0, np.float32)))
-    for value in (-128, 127):
+    full, empty = (np.full((1, 64, 3, 5), real, np.float32) for real in (9.0, 0.0))
+    for values, value in product((full, empty), (-128, -127, 127)):
+        x = net.coded(net.input(1, 64, 3, 5, values=values))
         weight = net.constant(np.full((8, 64, 1, 1), value, np.int8))
         scale = net.constant(np.full(8, 2.0**-12), np.float32)
         net.output(net.add("Conv", x, net.add("DequantizeLinear", weight, scale, axis=0)))
@@ -100,7 +101,12 @@ def test_largest_sums(target: str) -> None:
         scale = net.constant(np.full(64, 2.0**-10), np.float32)
         y = net.add("Conv", x, net.add("DequantizeLinear", weight, scale, axis=0), group=64, pads=[1] * 4)
         net.output(net.coded(y, 2.0**-1, 128))
-    check(net, target, tolerance=EXACT)
+    return net
+
+
+@pytest.mark.parametrize("target", MACHINES)
+def test_largest_sums(target: str) -> None:
+    check(largest_sums(), target, tolerance=EXACT)
 
 
 @pytest.mark.parametrize("target", MACHINES)

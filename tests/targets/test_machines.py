@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from emulators import compiled, emulated, on_x86
 from machine_networks import close, codes, convolutions, transformer
 from networks import Network
 from stepping import reference
+from test_lower_codes import largest_sums
 
 import sparsecc
+from sparsecc.compiler import build_plan, prepare
 from sparsecc.errors import ArtifactError, LoweringError, UsageError
 from sparsecc.targets.linking import BIONIC, BIONIC_MATH
 
@@ -49,6 +53,39 @@ def test_codes_are_those_of_x86(target: str, tmp_path: Path) -> None:
     found = emulated(compiled(proto, target, tmp_path), target, net.feeds)
     for name, array in on_x86(proto, net.feeds, tmp_path).items():
         np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("made", [codes, largest_sums])
+def test_one_library_with_and_without_sdot(made: Callable[[], Network], tmp_path: Path) -> None:
+    """It chooses when it is loaded: the first processor would stop at SDOT, and the second has it."""
+    net = made()
+    proto = net.proto()
+    artifact = compiled(proto, "arm64-linux", tmp_path)
+    assert artifact.manifest.features == ("asimd",)
+    if shutil.which("qemu-aarch64") is None:
+        pytest.skip("qemu-aarch64 is not installed")
+    expected = on_x86(proto, net.feeds, tmp_path)
+    for cpu in ("cortex-a53", "cortex-a76"):
+        with sparsecc.load(artifact.path, emulator=f"qemu-aarch64 -cpu {cpu}") as session:
+            found = session.run(net.feeds)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
+
+
+def test_kernels_that_stand_in_for_others() -> None:
+    """SDOT is in the kernels that have a stand-in and in no others; both read the same weights."""
+    if shutil.which("aarch64-linux-gnu-objdump") is None:
+        pytest.skip("aarch64-linux-gnu-objdump is not installed")
+    plan = build_plan(prepare(codes().proto()), target="arm64-linux")
+    assert plan.optional == ("asimddp",) and plan.alternatives
+    assert not {*plan.alternatives} & {*plan.alternatives.values()}
+    for name, data in plan.objects.items():
+        with tempfile.NamedTemporaryFile(suffix=".o") as file:
+            file.write(data)
+            file.flush()
+            command = ["aarch64-linux-gnu-objdump", "-d", file.name]
+            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert ("sdot" in text) == (name.removesuffix(".o") in plan.alternatives)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from networks import Network
 from stepping import reference
 
 import sparsecc
-from benchmarks.runners import CHROMIUM, RUNNERS
+from benchmarks.browser import chromium
+from benchmarks.runners import RUNNERS
 from sparsecc.compiler import Artifact
 from sparsecc.errors import ArtifactError, UsageError
 
@@ -31,7 +32,7 @@ def run(runner: str, artifact: Artifact, feeds: Mapping[str, Array]) -> dict[str
     there = {
         "wasmtime": importlib.util.find_spec("wasmtime") is not None,
         "Node": shutil.which("node") is not None,
-        "Chromium": any(shutil.which(name) for name in CHROMIUM),
+        "Chromium": chromium() is not None,
     }
     if not there[runner]:
         pytest.skip(f"{runner} is not installed")
