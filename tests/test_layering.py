@@ -23,12 +23,14 @@ PUBLIC = (
     "side_by_side",
     "measurement",
     "compiler",
+    "gauge",
     "latency",
-    "compressor",
     "training",
     "sweeper",
     "tuner",
     "pruner",
+    "option_search",
+    "compressor",
     "",
 )
 
