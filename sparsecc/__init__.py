@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sparsecc.compiler import Artifact, compile
     from sparsecc.compressor import CompressResult, compress
     from sparsecc.evaluation import Evaluation, evaluate
+    from sparsecc.knee import KneeResult, knee
     from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
     from sparsecc.passes.prune_plan import PrunePlan
@@ -37,6 +38,7 @@ __all__ = [
     "Calibration",
     "CompressResult",
     "Evaluation",
+    "KneeResult",
     "Pipeline",
     "PrunePlan",
     "PruneResult",
@@ -51,6 +53,7 @@ __all__ = [
     "errors",
     "evaluate",
     "groups",
+    "knee",
     "load",
     "prune",
     "prune_ratios",
@@ -68,6 +71,7 @@ _HOMES = {
     "Calibration": "sparsecc.passes.criteria",
     "CompressResult": "sparsecc.compressor",
     "Evaluation": "sparsecc.evaluation",
+    "KneeResult": "sparsecc.knee",
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",
     "PruneResult": "sparsecc.pruner",
@@ -81,6 +85,7 @@ _HOMES = {
     "compress": "sparsecc.compressor",
     "evaluate": "sparsecc.evaluation",
     "groups": "sparsecc.axes.groups",
+    "knee": "sparsecc.knee",
     "load": "sparsecc.artifact.load",
     "prune": "sparsecc.pruner",
     "prune_ratios": "sparsecc.pruner",

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
 import onnx_ir as ir
 
 from sparsecc.axes.groups import Groups
 from sparsecc.errors import Refusal, UsageError, VerificationError
 from sparsecc.gauge import Gauge, NonZeros, WeightBytes
+from sparsecc.ir.evaluate import outputs_of
 from sparsecc.ir.weights import weight_uses
 from sparsecc.latency import open_latency
 from sparsecc.option_search import (
@@ -24,11 +26,10 @@ from sparsecc.option_search import (
     OutOfReachError,
     Progress,
     Uniform,
-    outputs,
 )
 from sparsecc.passes.allocate import Option
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.criteria.sensitivity import Outputs, divergence
+from sparsecc.passes.criteria.sensitivity import divergence
 from sparsecc.passes.one_shot import OneShot
 from sparsecc.pruner import PruneResult, prune
 from sparsecc.sparsifier import LayerZeros, zeros_of
@@ -226,7 +227,7 @@ class _Run:
     failures: list[OutOfReachError] = field(default_factory=list[OutOfReachError])
     candidates: list[Candidate] = field(default_factory=list[Candidate])
     uniform: tuple[Uniform, ...] = ()
-    _dense: list[Outputs] | None = None
+    _dense: list[tuple[np.ndarray, ...]] | None = None
 
     def consider(self, width: float, modes: Sequence[tuple[int, ...]], *, alone: bool) -> bool:
         """Choose options at a width; whether narrower ones may be better.
@@ -334,9 +335,10 @@ class _Run:
     def _change(self, model: ir.Model) -> float:
         """Divergence of the outputs on the data from the dense model's."""
         assert self.data is not None
+        batches = [batch for batch, _ in self.data.stream(self.model)]
         if self._dense is None:
-            self._dense = outputs(self.model, self.data)
-        return divergence(outputs(model, self.data), self._dense)
+            self._dense = outputs_of(self.model, batches)
+        return divergence(outputs_of(model, batches), self._dense)
 
     def _named(self, name: str) -> Progress:
         return lambda phase, done, total: self.tell(f"{name}: {phase}", done, total)

@@ -18,12 +18,12 @@ import onnx_ir as ir
 from sparsecc.errors import Refusal, UsageError
 from sparsecc.gauge import Gauge
 from sparsecc.ir.edit import constant_of
-from sparsecc.ir.evaluate import Evaluator
+from sparsecc.ir.evaluate import outputs_of
 from sparsecc.passes.allocate import Option, Table, allocate
 from sparsecc.passes.base import Context
 from sparsecc.passes.criteria import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
-from sparsecc.passes.criteria.sensitivity import Outputs, Sensitivity, divergence
+from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
 from sparsecc.passes.one_shot import OneShot, one_shot
 from sparsecc.quantizer import quantize
 
@@ -252,7 +252,8 @@ class OptionSearch:
     def _rounded(self, names: list[str]) -> dict[str, float]:
         """Divergence with each layer alone in 8 bits, of those that can be."""
         assert self._sample is not None
-        expected = outputs(self.model, self._sample)
+        batches = [batch for batch, _ in self._sample.stream(self.model)]
+        expected = outputs_of(self.model, batches)
         found: dict[str, float] = {}
         for number, name in enumerate(names):
             self._tell("sensitivity, 8 bits", number, len(names))
@@ -260,7 +261,7 @@ class OptionSearch:
             result = quantize(self.model, calibration=self._sample, skip=(*self._skip, *others))
             if any(why.where == name and why.code != "few-columns" for why in result.refusals):
                 continue
-            found[name] = divergence(outputs(result.model, self._sample), expected)
+            found[name] = divergence(outputs_of(result.model, batches), expected)
         return found
 
     def _variant(self, option: Option) -> ir.Model:
@@ -305,17 +306,6 @@ class OptionSearch:
 def bits_text(bits: Collection[int]) -> str:
     """Such as `32 bits` and `8 or 32 bits`."""
     return f"{' or '.join(map(str, sorted(bits)))} bits"
-
-
-def outputs(model: ir.Model, calibration: Calibration) -> list[Outputs]:
-    """Outputs of a model for each batch, in the graph's order.
-
-    Raises:
-        UsageError: data that do not fit the model.
-        VerificationError: ONNX Runtime cannot run it.
-    """
-    evaluator = Evaluator(model)
-    return [tuple(evaluator.run(batch).values()) for batch, _ in calibration.stream(model)]
 
 
 def _changes(dense: LinearLayer, sparse: LinearLayer) -> dict[str, np.ndarray]:

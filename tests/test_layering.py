@@ -16,6 +16,7 @@ PUBLIC = (
     "arrays",
     "timing",
     "sparsifier",
+    "knee",
     "evaluation",
     "quantizer",
     "peers",

@@ -54,7 +54,10 @@ def add_sparsity(parser: argparse.ArgumentParser) -> None:
         "--sparsity", type=float, metavar="SHARE", help="share of zeros, such as 0.8; N:M has its own"
     )
     group.add_argument(
-        "--scope", choices=("layer", "global"), default="layer", help="each layer alike, or one threshold"
+        "--scope",
+        choices=("layer", "global", "erk", "owl"),
+        default="layer",
+        help="each layer alike, one threshold, more in small layers, or (with data) in those with outliers",
     )
     group.add_argument(
         "--skip", action="append", default=[], metavar="GLOB", help="layers to leave alone (may be repeated)"
