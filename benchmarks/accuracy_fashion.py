@@ -4,9 +4,6 @@ options are chosen, on held-out training images, and a pruned network is fine-tu
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -17,6 +14,7 @@ from torch.nn import functional
 import sparsecc
 from benchmarks.accuracy_images import Images, fashion, grey_patches
 from benchmarks.accuracy_tasks import Task, open_batch
+from benchmarks.fashion_training import Recipe, train
 from sparsecc.ir.evaluate import Evaluator
 from sparsecc.passes.criteria import Calibration
 
@@ -48,15 +46,15 @@ class Block(nn.Module):
 
 
 class FashionResNet(nn.Module):
-    """Stem and three stages of two blocks, 175 k parameters."""
+    """Stem and three stages of two blocks, 175 k parameters with the default widths."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, WIDTHS[0], 3, 2, 1, bias=False)
-        self.norm = nn.BatchNorm2d(WIDTHS[0])
+        self.stem = nn.Conv2d(1, widths[0], 3, 2, 1, bias=False)
+        self.norm = nn.BatchNorm2d(widths[0])
         blocks: list[nn.Module] = []
-        inputs = WIDTHS[0]
-        for number, width in enumerate(WIDTHS):
+        inputs = widths[0]
+        for number, width in enumerate(widths):
             blocks += [Block(inputs, width, 1 + (number > 0)), Block(width, width, 1)]
             inputs = width
         self.blocks = nn.Sequential(*blocks)
@@ -89,7 +87,7 @@ class FashionResNetTask(Task):
         if path.exists():
             module.load_state_dict(load_file(path))
         else:
-            train(module, fashion("train"), EPOCHS, rate=5e-3, seed=0)
+            train(module, fashion("train"), Recipe(EPOCHS, rate=5e-3))
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(module.state_dict(), path)
         return captured(module)
@@ -111,7 +109,7 @@ class FashionResNetTask(Task):
 
     def fine_tune(self, model: ir.Model, seed: int) -> ir.Model:
         module = sparsecc.to_torch(model)
-        train(module, fashion("train"), FINE_TUNING_EPOCHS, rate=3e-3, seed=seed)
+        train(module, fashion("train"), Recipe(FINE_TUNING_EPOCHS, rate=3e-3, seed=seed))
         return captured(module)
 
 
@@ -129,31 +127,3 @@ def accuracy(model: ir.Model, images: Images) -> float:
         (logits,) = evaluator.run({INPUT: part.pixels}).values()
         right += int((logits.argmax(1) == part.classes).sum())
     return right / len(images.classes)
-
-
-def train(module: nn.Module, images: Images, epochs: int, rate: float, seed: int, batch: int = 128) -> None:
-    """AdamW with a warm-up and a cosine to zero; images are mirrored at random."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels, classes = torch.from_numpy(images.pixels), torch.from_numpy(images.classes)
-    steps = epochs * (len(classes) // batch)
-    optimizer = torch.optim.AdamW(module.parameters(), rate, weight_decay=0.05)
-    warm = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * step / steps))
-    )
-    module.train()
-    for chosen in _batches(len(classes), batch, epochs, generator):
-        picked = pixels[chosen]
-        mirrored = torch.rand(batch, generator=generator) < 0.5
-        picked[mirrored] = picked[mirrored].flip(-1)
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(module(picked), classes[chosen])
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-
-
-def _batches(count: int, batch: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:
-    for _ in range(epochs):
-        order = torch.randperm(count, generator=generator)
-        yield from order[: count // batch * batch].split(batch)

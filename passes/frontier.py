@@ -23,6 +23,9 @@ class Frontier:
 
     Holds what is alive between two layers of the whole calibration data in memory.
 
+    Attributes:
+        weights: how much each batch counts.
+
     Args:
         model: its weights may be changed until a value that depends on them has been read.
         calibration: inputs.
@@ -34,6 +37,7 @@ class Frontier:
     def __init__(self, model: ir.Model, calibration: Calibration) -> None:
         self._model = model
         self._held: list[dict[str, np.ndarray]] = [batch for batch, _ in calibration.stream(model)]
+        self.weights = [calibration.weight(number) for number in range(len(self._held))]
         self._values = {value.name or "": value for value in model.graph.inputs}
         self._values |= {value.name or "": value for node in model.graph for value in node.outputs}
         self._readers: dict[ir.Value, list[ir.Node]] = {}

@@ -257,7 +257,7 @@ class _Run:
             self.layer(pair.dense, layer, *self._last[1:])
         if fit is not None and output is not None and mark is not None:
             targets = [batch[output] for batch in left.read([output])]
-            error, rest, changed = reconstruct_block(self.model, block, inputs, targets, fit)
+            error, rest, changed = reconstruct_block(self.model, block, inputs, targets, fit, right.weights)
             self.ratios.append(rest / max(error, 1e-30))
             self.changed |= changed
             right.rewind(mark)

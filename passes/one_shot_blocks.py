@@ -142,6 +142,7 @@ def reconstruct_block(
     inputs: Sequence[Mapping[str, np.ndarray]],
     targets: Iterable[np.ndarray],
     options: Reconstruction,
+    weights: Sequence[float],
 ) -> tuple[float, float, dict[str, np.ndarray]]:
     """Fit the weights of a block that are not zero, and its vectors, in place.
 
@@ -151,6 +152,7 @@ def reconstruct_block(
         inputs: what the block reads in the sparse network, batch by batch.
         targets: the block's output in the dense network, batch by batch.
         options: of the fit.
+        weights: how much each batch counts.
 
     Returns:
         The relative error on what is held out before and after, and the new arrays by initializer.
@@ -173,14 +175,14 @@ def reconstruct_block(
     names = {name: path for path, name in module.initializer_names.items()}
     mine = {layer.name for layer in block.layers}
     nodes = {node.name for node in graph}
-    weights: dict[str, torch.nn.Parameter] = {}
+    fitted: dict[str, torch.nn.Parameter] = {}
     for path, parameter in module.named_parameters():
         name = module.initializer_names[path]
         inside = all(user.name in nodes for user in model.graph.initializers[name].consumers())
         parameter.requires_grad_(name in mine or (parameter.dim() <= 1 and inside))
         if parameter.requires_grad:
-            weights[name] = parameter
-    order = [module.get_parameter(names[name]) for name in weights]
+            fitted[name] = parameter
+    order = [module.get_parameter(names[name]) for name in fitted]
     keep = [(parameter != 0).to(parameter.dtype) if parameter.dim() > 1 else None for parameter in order]
     groups = [{"params": [one], "lr": options.rate * _scale(one)} for one in order]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95))
@@ -195,12 +197,14 @@ def reconstruct_block(
     generator = np.random.default_rng(options.seed)
 
     half = not host_features().isdisjoint(_BFLOAT16)
+    counts = [weight / float(np.mean(weights)) for weight in weights]
 
     def loss(number: int, half: bool = False) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             found, target = module(*given[number]), wanted[number]
         norms = (target.square() / channels).mean(axis, keepdim=True)
-        return ((found.float() - target).square() / channels / (norms + 1e-3 * norms.mean())).mean()
+        errors = (found.float() - target).square() / channels / (norms + 1e-3 * norms.mean())
+        return counts[number] * errors.mean()
 
     held = len(given) // HELD_OUT
     learnt = range(len(given) - held)
@@ -228,7 +232,7 @@ def reconstruct_block(
     if not best < before:
         return before, before, {}
     changed: dict[str, np.ndarray] = {}
-    for name, parameter in zip(weights, kept, strict=True):
+    for name, parameter in zip(fitted, kept, strict=True):
         value = model.graph.initializers[name]
         array = constant_of(value)
         assert array is not None

@@ -28,7 +28,7 @@ FLOOR = 0.05
 def squared_gradients(
     model: ir.Model, layers: Sequence[LinearLayer], calibration: Calibration
 ) -> dict[str, NDArray[np.float32]]:
-    """Sum over the batches of (dL/dw)², for each layer [outputs, columns] as in a pattern, by initializer.
+    """Weighted sum of (dL/dw)² of the batches, for each layer [outputs, columns] as in a pattern, by name.
 
     Args:
         model: the dense network.
@@ -45,9 +45,9 @@ def squared_gradients(
 
     derivatives = Derivatives(model, calibration, {layer.name for layer in layers})
     total = derivatives.zeros()
-    for gradient in derivatives.gradients():
+    for number, gradient in enumerate(derivatives.gradients()):
         for name, tensor in gradient.items():
-            total[name].addcmul_(tensor, tensor)
+            total[name].addcmul_(tensor, tensor, value=calibration.weight(number))
     by_name = {layer.name: layer for layer in layers}
     return {name: as_matrix(tensor.numpy(), by_name[name].axis) for name, tensor in total.items()}
 

@@ -80,6 +80,7 @@ def fingerprint(model: ir.Model, calibration: Calibration, options: Iterable[obj
         array = constant_of(model.graph.initializers[name])
         if array is not None:
             _add(digest, name, array)
+    digest.update(repr(calibration.weights and list(calibration.weights)).encode())
     for batch, target in calibration.stream(model):
         for name in sorted(batch):
             _add(digest, name, batch[name])

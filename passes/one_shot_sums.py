@@ -29,13 +29,13 @@ class Sums:
         cross: X Z' with the dense model's inputs, or the sparse model's own, [groups, n, n].
         lost: D Z' with D what the value that the layer's output is added to has lost, [groups, outputs of a
             group, n], or None where nothing is added.
-        rows: number of rows.
+        rows: number of rows; all of them are sums over the batches by their weights.
     """
 
     gram: np.ndarray
     cross: np.ndarray
     lost: np.ndarray | None
-    rows: int = 0
+    rows: float = 0
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,12 @@ class Pair:
         sums = Sums(gram, cross if self.regress else gram, lost)
         for number, (left, right) in enumerate(self.read(fronts)):
             _check(layer.name, layer.input_names, right, number)
+            weight = fronts[1].weights[number]
             pieces = rows(layer, right, True, dtype=np.float32)
             if not self.regress:
                 for z in pieces:
-                    gram += z.transpose(0, 2, 1) @ z
-                    sums.rows += z.shape[1]
+                    gram += weight * (z.transpose(0, 2, 1) @ z)
+                    sums.rows += weight * z.shape[1]
                 continue
             _check(layer.name, self.dense.input_names, left, number)
             gap = None
@@ -97,12 +98,12 @@ class Pair:
                 gap *= inverse.reshape(layer.groups, 1, -1)
             place = 0
             for x, z in zip(rows(self.dense, left, True, dtype=np.float32), pieces, strict=True):
-                gram += z.transpose(0, 2, 1) @ z
-                cross += x.transpose(0, 2, 1) @ z
+                gram += weight * (z.transpose(0, 2, 1) @ z)
+                cross += weight * (x.transpose(0, 2, 1) @ z)
                 if lost is not None and gap is not None:
-                    lost += gap[:, place : place + z.shape[1]].transpose(0, 2, 1) @ z
+                    lost += weight * (gap[:, place : place + z.shape[1]].transpose(0, 2, 1) @ z)
                 place += z.shape[1]
-                sums.rows += z.shape[1]
+                sums.rows += weight * z.shape[1]
         if not sums.rows:
             raise UsageError(
                 f"the calibration data have no row for layer {layer.name}; give at least one sample"

@@ -174,7 +174,7 @@ def masks_of(groups: Groups, plan: PrunePlan) -> dict[Dim, np.ndarray]:
     _check_same(shapes_of(groups), plan.initializers)
     masks: dict[Dim, np.ndarray] = {}
     for group in groups.prunable:
-        mask = _group_mask(group, plan)
+        mask = group_mask(group, plan)
         if mask is not None and not mask.all():
             masks.update(group.mask_of(mask))
     found = Rewriter(groups.analysis, masks).kept()
@@ -208,7 +208,7 @@ def compose(first: PrunePlan, second: PrunePlan, groups: Groups) -> PrunePlan:
     return PrunePlan(first.initializers, kept, rewriter.normalizations(), _pruned_groups(groups, masks))
 
 
-def _group_mask(group: Group, plan: PrunePlan) -> np.ndarray | None:
+def group_mask(group: Group, plan: PrunePlan) -> np.ndarray | None:
     """An index stays where any of its positions along an axis does; None where no axis is in the plan."""
     for axis in group.axes:
         indices = plan.kept.get(axis.parameter, {}).get(str(axis.axis))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sparsecc.compiler import Artifact, compile
     from sparsecc.compressor import CompressResult, compress
     from sparsecc.evaluation import Evaluation, evaluate
+    from sparsecc.group_penalty import GroupPenalty
     from sparsecc.knee import KneeResult, knee
     from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
@@ -38,6 +39,7 @@ __all__ = [
     "Calibration",
     "CompressResult",
     "Evaluation",
+    "GroupPenalty",
     "KneeResult",
     "Pipeline",
     "PrunePlan",
@@ -71,6 +73,7 @@ _HOMES = {
     "Calibration": "sparsecc.passes.criteria",
     "CompressResult": "sparsecc.compressor",
     "Evaluation": "sparsecc.evaluation",
+    "GroupPenalty": "sparsecc.group_penalty",
     "KneeResult": "sparsecc.knee",
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",

@@ -27,6 +27,7 @@ PUBLIC = (
     "gauge",
     "latency",
     "training",
+    "group_penalty",
     "sweeper",
     "tuner",
     "pruner",
@@ -61,7 +62,7 @@ ORDER = {name: index for index, name in enumerate(PUBLIC)}
 HEAVY = ("torch", "tvm", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 USERS = {
     "tvm": {"targets"},
-    "torch": {"capture", "passes", "pruner", "torch", "training"},
+    "torch": {"capture", "passes", "pruner", "torch", "training", "group_penalty"},
     "onnxruntime": {"ir", "oracle", "peers"},
     "onnx": {"ir", "oracle", "capture", "passes", "targets", "pruner"},
 }

@@ -5,6 +5,7 @@ Read as a stream, so that a data set never has to fit in memory; made of noise w
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -46,14 +47,18 @@ class Calibration:
             the first output against its own most likely classes, along axis 1 of four or more axes, else
             along the last, or half its mean square where that axis has size 1, and half the mean square of
             every other output, so that no part of the network goes unseen. Only outputs of floats count.
+        weights: how much each batch counts where weights are made sparse, or None for 1 each. For a network
+            that is run again and again on its own results, as in diffusion, the first steps count more, since
+            all later ones inherit their errors (OBS-Diff, arXiv 2510.06751).
 
     Raises:
-        UsageError: a generator, which would be empty the second time.
+        UsageError: a generator, which would be empty the second time, or a weight that is not positive.
     """
 
     batches: Iterable[Batch] | Callable[[], Iterable[Batch]]
     targets: Sequence[np.ndarray] | None = None
     loss: Loss | None = None
+    weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.batches, Iterator):
@@ -61,6 +66,15 @@ class Calibration:
                 "calibration batches are read more than once, but an iterator ends after the first time; "
                 "give a list, or a function that makes a new iterator"
             )
+        for number, weight in enumerate(self.weights or ()):
+            if not 0 < weight < math.inf:
+                raise UsageError(
+                    f"the weight of calibration batch {number} is {weight:g}; it must be positive"
+                )
+
+    def weight(self, number: int) -> float:
+        """How much a batch counts."""
+        return 1.0 if self.weights is None else float(self.weights[number])
 
     def stream(self, model: ir.Model) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
         """Checked batches in the model's types, each with its target.
@@ -70,11 +84,16 @@ class Calibration:
 
         Raises:
             UsageError: no batches; a missing or unknown input; a shape or type that the input does not take;
-                NaN or infinity; another number of targets than batches.
+                NaN or infinity; another number of targets or weights than batches.
         """
         batches = self.batches() if callable(self.batches) else self.batches
         count = 0
         for count, batch in enumerate(batches, start=1):
+            if self.weights is not None and count > len(self.weights):
+                raise UsageError(
+                    f"there are more calibration batches than weights, which are {len(self.weights)}; "
+                    f"give one weight per batch"
+                )
             target = None
             if self.targets is not None:
                 if count > len(self.targets):
@@ -90,6 +109,10 @@ class Calibration:
         if self.targets is not None and count != len(self.targets):
             raise UsageError(
                 f"there are {len(self.targets)} targets for {count} calibration batches; give one per batch"
+            )
+        if self.weights is not None and count != len(self.weights):
+            raise UsageError(
+                f"there are {len(self.weights)} weights for {count} calibration batches; give one per batch"
             )
 
     def cut(self, model: ir.Model) -> Calibration:
@@ -115,7 +138,12 @@ class Calibration:
                 for number in range(parts):
                     yield {name: pieces[number] for name, pieces in arrays.items()}
 
-        return Calibration(batches, targets, self.loss)
+        weights = self.weights
+        if weights is not None:
+            given = self.batches() if callable(self.batches) else self.batches
+            pairs = zip(given, weights, strict=False)
+            weights = [weight for batch, weight in pairs for _ in range(_parts(batch, model))]
+        return Calibration(batches, targets, self.loss, weights)
 
     def _cut_targets(self, targets: Sequence[np.ndarray], model: ir.Model) -> list[np.ndarray]:
         batches = self.batches() if callable(self.batches) else self.batches
@@ -160,18 +188,20 @@ class Calibration:
 def read_calibration(
     files: Sequence[str | os.PathLike[str]], option: str, inputs: Collection[str] = ()
 ) -> Calibration:
-    """Batches from .npz files: arrays by input name, and `target` where there is one.
+    """Batches from .npz files: arrays by input name, and `target` and `weight` where there are any.
 
     Args:
         files: one batch each.
         option: named in errors.
-        inputs: names of the model's inputs, of which one may be `target`.
+        inputs: names of the model's inputs, among which `target` or `weight` may be.
 
     Raises:
-        UsageError: a file that cannot be read, or only some files with a target.
+        UsageError: a file that cannot be read, a weight that is not one number, or only some files with a
+            target or a weight.
     """
     batches: list[dict[str, np.ndarray]] = []
     targets: list[np.ndarray] = []
+    weights: list[float] = []
     for file in files:
         try:
             with np.load(file, allow_pickle=False) as arrays:
@@ -180,12 +210,20 @@ def read_calibration(
             raise UsageError(f"{option} {file} is no .npz file with arrays by input name: {error}") from error
         if "target" in batch and "target" not in inputs:
             targets.append(batch.pop("target"))
+        if "weight" in batch and "weight" not in inputs:
+            weight = batch.pop("weight")
+            if weight.size != 1 or weight.dtype.kind not in "fiu":
+                raise UsageError(
+                    f"weight in {option} {file} is {weight.dtype} {list(weight.shape)}, not a number"
+                )
+            weights.append(float(weight.reshape(())))
         batches.append(batch)
-    if targets and len(targets) < len(batches):
-        raise UsageError(
-            f"{len(targets)} of {len(batches)} files of {option} have a target: give all or none"
-        )
-    return Calibration(batches, targets or None)
+    for name, found in (("target", targets), ("weight", weights)):
+        if found and len(found) < len(batches):
+            raise UsageError(
+                f"{len(found)} of {len(batches)} files of {option} have a {name}: give all or none"
+            )
+    return Calibration(batches, targets or None, weights=weights or None)
 
 
 def _parts(batch: Batch, model: ir.Model) -> int:

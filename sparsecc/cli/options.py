@@ -256,5 +256,6 @@ def add_calibration(group: argparse._ActionsContainer) -> None:  # pyright: igno
         default=[],
         type=Path,
         metavar="FILE",
-        help=".npz with inputs by name, one batch or several on top of each other (may be repeated)",
+        help=".npz with inputs by name, one batch or several on top of each other (may be repeated); for "
+        "sparsity also `target` for gradients and `weight`, how much the file counts",
     )

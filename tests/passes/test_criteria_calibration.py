@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pass_graphs import graph
 from sparsecc.axes.groups import groups
 from sparsecc.errors import UsageError
 from sparsecc.passes.criteria import Calibration
+from sparsecc.passes.criteria.calibration import read_calibration
 from sparsecc.passes.criteria.differentiation import default_loss
 
 TWO_INPUTS = """(float[N,3] x, int64[N,2] ids) => (float y) {
@@ -145,3 +147,41 @@ def test_every_output_counts_without_targets() -> None:
     loss = default_loss((first, torch.zeros(2, dtype=torch.int64), second), None)
     expected = cross_entropy(LOGITS, LOGITS.argmax(-1)) + SQUARES(LOGITS[:, 0] * 3) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_of_batches() -> None:
+    data = Calibration([GOOD, GOOD], weights=[2, 0.5])
+    assert len(list(data.stream(MODEL))) == 2
+    assert [data.weight(0), data.weight(1), Calibration([GOOD]).weight(0)] == [2, 0.5, 1]
+    fixed = graph("(float[2,3] x) => (float y) { y = MatMul(x, w) }", {"w": (3, 5)})
+    batches = [{"x": np.ones((4, 3), np.float32)}, {"x": np.ones((2, 3), np.float32)}]
+    cut = Calibration(batches, weights=[3, 1]).cut(fixed)
+    assert [cut.weight(number) for number, _ in enumerate(cut.stream(fixed))] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ([1], "more calibration batches than weights, which are 1"),
+        ([1, 2, 3], "3 weights for 2 calibration batches"),
+        ([1, 0], "weight of calibration batch 1 is 0"),
+        ([float("nan"), 1], "weight of calibration batch 0 is nan"),
+    ],
+)
+def test_weights_that_do_not_fit(weights: list[float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        list(Calibration([GOOD, GOOD], weights=weights).stream(MODEL))
+
+
+def test_weights_in_files(tmp_path: Path) -> None:
+    files = [tmp_path / "one.npz", tmp_path / "two.npz"]
+    for number, file in enumerate(files):
+        np.savez(file, allow_pickle=False, x=np.ones((4, 3)), weight=number + 0.5)
+    assert read_calibration(files, "--calibration").weights == [0.5, 1.5]
+    assert read_calibration(files, "--calibration", ["x", "weight"]).weights is None
+    np.savez(files[1], allow_pickle=False, x=np.ones((4, 3)))
+    with pytest.raises(UsageError, match="1 of 2 files of --calibration have a weight"):
+        read_calibration(files, "--calibration")
+    np.savez(files[1], allow_pickle=False, weight=np.ones(2))
+    with pytest.raises(UsageError, match=r"weight in --calibration .*two.npz is float64 \[2\], not a number"):
+        read_calibration(files, "--calibration")

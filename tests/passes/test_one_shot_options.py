@@ -362,3 +362,22 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "wide.npz", x=np.zeros((4, 25), np.float32))
     assert main([*command[:-2], "--force", "--calibration", str(tmp_path / "wide.npz")]) == 2
     assert "[4, 25]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [OneShot(), OneShot("wanda"), OneShot(gradients=True)], ids=repr)
+def test_a_batch_that_counts_twice_is_one_that_comes_twice(options: OneShot) -> None:
+    first, second = inputs(SHAPE, 2)
+    found = [network(), network(), network()]
+    for model, data in zip(
+        found,
+        (
+            Calibration([first, second], weights=[2, 1]),
+            Calibration([first, first, second]),
+            Calibration([first, second]),
+        ),
+        strict=True,
+    ):
+        one_shot(network(), model, ITEM, data, options)
+    weighted, repeated, alike = (np.stack([arrays(model)[name] for name in "abcdef"]) for model in found)
+    np.testing.assert_allclose(weighted, repeated, rtol=2e-4, atol=2e-5)
+    assert not np.allclose(weighted, alike, atol=1e-3)
