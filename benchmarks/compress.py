@@ -1,4 +1,4 @@
-"""`make compress`: a latency met with zeros chosen layer by layer, beside one pattern in all layers.
+"""`make compress`: a latency met with options chosen layer by layer, beside one pattern in all layers.
 
 Networks with their real weights. `compress` gets calibration data and a share of the dense network's time;
 the time is measured beside it afterwards, the score on data that nothing was fitted to. Beside it single
@@ -27,6 +27,7 @@ from benchmarks.accuracy_minilm import TOKENS, MiniLMTask
 from benchmarks.accuracy_photographs import EfficientNetTask
 from benchmarks.accuracy_smollm2 import SmolLM2Task
 from benchmarks.accuracy_tasks import Task
+from sparsecc.compressor import WIDTHS
 from sparsecc.latency import MeasuredLatency
 
 RESULTS = Path(__file__).parent / "results" / "compress.json"
@@ -42,10 +43,11 @@ class Goal:
     Attributes:
         task: the network, its data and score.
         latency: share of the dense network's time.
-        bits: that `compress` may use.
+        bits: that layers may have.
         shapes: of the inputs whose time counts.
         probes: batches for the sensitivities.
         method: of the final zeros.
+        widths: shares of the FLOPs to consider.
     """
 
     task: type[Task]
@@ -54,6 +56,7 @@ class Goal:
     shapes: Mapping[str, Sequence[int]] | None
     probes: int = 2
     method: str = "alps"
+    widths: tuple[float, ...] = (1.0,)
 
     @property
     def name(self) -> str:
@@ -65,11 +68,11 @@ _IMAGE, _SMALL = {"inputs": (1, 3, 224, 224)}, {"image": (1, 1, 28, 28)}
 _TEXT = {"input_ids": (1, TOKENS), "attention_mask": (1, TOKENS)}
 GOALS = (
     Goal(EfficientNetTask, 0.5, (32,), _IMAGE),
-    Goal(EfficientNetTask, 0.3, (32, 8), _IMAGE),
+    Goal(EfficientNetTask, 0.3, (32, 8), _IMAGE, widths=WIDTHS),
     Goal(FashionResNetTask, 0.5, (32,), _SMALL),
-    Goal(FashionResNetTask, 0.3, (32, 8), _SMALL),
+    Goal(FashionResNetTask, 0.3, (32, 8), _SMALL, widths=WIDTHS),
     Goal(MiniLMTask, 0.5, (32,), _TEXT),
-    Goal(MiniLMTask, 0.3, (32, 8), _TEXT),
+    Goal(MiniLMTask, 0.3, (32, 8), _TEXT, widths=WIDTHS),
     Goal(SmolLM2Task, 0.7, (32,), None, probes=1),
 )
 
@@ -112,15 +115,22 @@ def measure(goal: Goal, cache: Path) -> Json:
     dense, data = task.model(), task.calibration("id", 0)
     start = time.perf_counter()
     result = sparsecc.compress(
-        dense, goal.latency, calibration=sparsecc.Calibration(data.batches), bits=goal.bits,
-        shapes=goal.shapes, probes=goal.probes, method=goal.method, progress=_Show(),
+        dense, goal.latency, calibration=sparsecc.Calibration(data.batches), widths=goal.widths,
+        bits=goal.bits, shapes=goal.shapes, probes=goal.probes, method=goal.method, progress=_Show(),
     )  # fmt: skip
     seconds = time.perf_counter() - start
     options = Counter(str(option) for option in result.options.values())
+    considered = [
+        {"width": one.width, "bits": one.bits, "change": one.divergence, "note": one.note}
+        for one in result.candidates
+    ]
+    chosen = f"chosen, {' and '.join(map(str, result.bits))} bits"
+    if result.pruned is not None:
+        chosen += f", {result.width:.0%} of the FLOPs"
     with MeasuredLatency(dense, shapes=goal.shapes) as clock:
         rows: list[Json] = [
-            _row(f"chosen, {result.bits} bits", task, result.model, clock, result.error)
-            | {"options": dict(sorted(options.items())), "seconds": seconds}
+            _row(chosen, task, result.model, clock, result.error)
+            | {"options": dict(sorted(options.items())), "seconds": seconds, "considered": considered}
         ]
         for other in result.uniform:
             if other.sparsity is None:
@@ -129,9 +139,9 @@ def measure(goal: Goal, cache: Path) -> Json:
                 dense, other.pattern, other.sparsity, method=goal.method,
                 calibration=sparsecc.Calibration(data.batches),
             ).model  # fmt: skip
-            if result.bits == 8:
+            if other.bits == 8:
                 sparse = sparsecc.quantize(sparse, calibration=sparsecc.Calibration(data.batches)).model
-            name = f"{other.pattern} {other.sparsity:.0%}, {result.bits} bits"
+            name = f"{other.pattern} {other.sparsity:.0%}, {other.bits} bits"
             rows.append(_row(name, task, sparse, clock, other.error))
     return {"goal": goal.latency, "dense": task.evaluate(dense)["score"], "rows": rows}
 

@@ -1,8 +1,8 @@
-"""Which pattern and share of zeros each layer gets, so that all layers together stay within a time.
+"""Which pattern, share of zeros and bits each layer gets, so that all layers together stay within a budget.
 
-min sum_l error[l, o(l)]  such that  sum_l seconds[l, o(l)] <= budget      (SPDY, Frantar and Alistarh 2022)
+min sum_l error[l, o(l)]  such that  sum_l cost[l, o(l)] <= budget      (SPDY, Frantar and Alistarh 2022)
 
-Errors of single layers are taken to add up. The dynamic programme is exact but for the grid of times.
+Errors of single layers are taken to add up. The dynamic programme is exact but for the grid of costs.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ from sparsecc.passes.sparsify import Sparsify
 Table = NDArray[np.float64]
 
 STEPS = 20_000
-"""Parts of the budget to which times are rounded."""
+"""Parts of the budget to which costs are rounded."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a layer may become: a pattern and its share of zeros, or dense."""
+    """What a layer may become: a pattern and its share of zeros, or dense, and the bits of its weights."""
 
     pattern: str = "dense"
     sparsity: float = 0.0
+    bits: int = 32
 
     def __str__(self) -> str:
-        """Such as `4x1 80 %`."""
-        return self.pattern if self.dense else f"{self.pattern} {self.sparsity:.0%}".replace("%", " %")
+        """Such as `4x1 80 %`, and `dense in 8 bits`."""
+        zeros = self.pattern if self.dense else f"{self.pattern} {self.sparsity:.0%}".replace("%", " %")
+        return zeros if self.bits == 32 else f"{zeros} in {self.bits} bits"
 
     @property
     def dense(self) -> bool:
-        """Whether the layer stays as it is."""
+        """Whether the layer has no zeros that it had not before."""
         return self.pattern == "dense"
 
     def item(self, names: tuple[str, ...] = (), skip: tuple[str, ...] = (), min_size: int = 0) -> Sparsify:
@@ -42,25 +44,25 @@ class Option:
         return Sparsify(self.pattern, self.sparsity, skip=skip, min_size=min_size, only=names)
 
 
-def allocate(errors: Table, seconds: Table, budget: float) -> list[int]:
+def allocate(errors: Table, costs: Table, budget: float) -> list[int]:
     """The option of each layer with the least sum of errors within the budget.
 
     Args:
         errors: [layers, options], at least 0; infinite where a layer cannot have an option.
-        seconds: [layers, options].
-        budget: of all layers together, seconds.
+        costs: [layers, options], at least 0.
+        budget: of all layers together, in the same unit.
 
     Returns:
         The index of an option for each layer.
 
     Raises:
-        UsageError: the fastest options take longer than the budget.
+        UsageError: the cheapest options cost more than the budget.
     """
-    fastest = float(np.where(np.isfinite(errors), seconds, np.inf).min(axis=1).sum())
-    if fastest > budget:
-        raise UsageError(f"the layers take at least {fastest:.3g} s, more than the budget of {budget:.3g} s")
+    cheapest = float(np.where(np.isfinite(errors), costs, np.inf).min(axis=1).sum())
+    if cheapest > budget:
+        raise UsageError(f"the layers cost at least {cheapest:.3g}, more than the budget of {budget:.3g}")
     # a hair's breadth above the budget, so that what just fits is not lost to rounding
-    steps = np.rint(seconds / budget * STEPS).astype(np.int64)
+    steps = np.rint(costs / budget * STEPS).astype(np.int64)
     room = STEPS + len(errors)
     best = np.zeros(room + 1)
     picked = np.zeros((len(errors), room + 1), np.int16)
@@ -76,10 +78,10 @@ def allocate(errors: Table, seconds: Table, budget: float) -> list[int]:
     places = np.flatnonzero(np.isfinite(best))
     for place in reversed(places):
         chosen = _trace(picked, steps, int(place))
-        total = float(seconds[np.arange(len(chosen)), chosen].sum())
+        total = float(costs[np.arange(len(chosen)), chosen].sum())
         if total <= budget * (1 + 1e-9) or place == places[0]:
             return chosen
-    raise AssertionError("the fastest options fit")
+    raise AssertionError("the cheapest options fit")
 
 
 def _trace(picked: NDArray[np.int16], steps: NDArray[np.int64], place: int) -> list[int]:

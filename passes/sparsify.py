@@ -21,6 +21,7 @@ from sparsecc.ir.encoding import Encoding, as_matrix, encoding_of, fits, from_ma
 from sparsecc.ir.provenance import record
 from sparsecc.ir.weights import WeightUse, weight_uses
 from sparsecc.passes.base import Context, Pass, PassResult
+from sparsecc.passes.ratios import erk
 
 Scores = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -47,14 +48,15 @@ class Sparsify(Pass):
     pass twice is the same as once. Where such zeros lie across the pattern, the weight is tagged with what
     its zeros are. With a global budget one threshold holds for all layers: the score of a block is its norm
     over the root mean square of its layer, so that layers of different scale compete fairly. Constant
-    fan-in rows and N:M groups are filled one by one and have no global budget. Depthwise convolutions,
+    fan-in rows and N:M groups are filled one by one and have no global budget. By ERK small layers keep more:
+    see `ratios.erk`. Depthwise convolutions,
     weights that other ops read too, layers that are skipped or too small, and layers that N:M does not
     divide are refusals.
 
     Options:
         pattern: unstructured, N:M such as 2:4, RxC such as 4x1, or fan-in.
         sparsity: share of zeros, at least 0 and under 1; N:M fixes it at 1 - N/M.
-        scope: layer or global.
+        scope: layer (each alike), global or erk.
         skip: layer or parameter names to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
         only: names or globs of the layers that this is for; all where there are none.
@@ -73,8 +75,8 @@ class Sparsify(Pass):
 
     def __post_init__(self) -> None:
         encoding = self.encoding()
-        if self.scope not in ("layer", "global"):
-            raise UsageError(f"option scope of pass sparsify is layer or global, not {self.scope!r}")
+        if self.scope not in ("layer", "global", "erk"):
+            raise UsageError(f"option scope of pass sparsify is layer, global or erk, not {self.scope!r}")
         if self.min_size < 0:
             raise UsageError(f"option min-size of pass sparsify must not be negative, not {self.min_size}")
         if encoding.pattern == "n:m":
@@ -90,6 +92,8 @@ class Sparsify(Pass):
             )
         if self.scope == "global" and encoding.pattern in ("n:m", "fan-in"):
             raise UsageError(f"pattern {self.pattern} holds in every row, so it has no global budget")
+        if self.scope == "erk" and encoding.pattern == "n:m":
+            raise UsageError(f"pattern {self.pattern} has the same sparsity in every layer, so not by erk")
 
     def encoding(self) -> Encoding:
         """The encoding that the weights get.
@@ -160,6 +164,13 @@ class Sparsify(Pass):
             return Refusal(reason, use.layer, "indivisible")
         return None
 
+    def shares(self, layers: list[Layer]) -> dict[str, float]:
+        """The sparsity of each layer by its name, where it is known before looking at weights."""
+        if self.scope == "erk":
+            shapes = {layer.use.layer: _tensor(layer.use.value).shape.numpy() for layer in layers}
+            return erk(shapes, self.sparsity)
+        return {layer.use.layer: self.sparsity for layer in layers}
+
     def _masks(self, layers: list[Layer], encoding: Encoding) -> Iterator[Mask]:
         """Which blocks of each layer stay: [rows of blocks, columns of blocks]."""
         if self.scope == "global":
@@ -167,8 +178,9 @@ class Sparsify(Pass):
                 [_fair_scores(layer.matrix, encoding) for layer in layers], self.sparsity
             )
             return
+        shares = self.shares(layers)
         for layer in layers:
-            yield _keep_blocks(layer.matrix, encoding, self.sparsity)
+            yield _keep_blocks(layer.matrix, encoding, shares[layer.use.layer])
 
 
 def keep_mask(matrix: np.ndarray, encoding: Encoding, sparsity: float) -> Mask:

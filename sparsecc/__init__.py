@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sparsecc.compressor import CompressResult, compress
     from sparsecc.evaluation import Evaluation, evaluate
     from sparsecc.group_penalty import GroupPenalty
+    from sparsecc.knee import KneeResult, knee
     from sparsecc.passes.criteria import Calibration
     from sparsecc.passes.pipeline import Pipeline
     from sparsecc.passes.prune_plan import PrunePlan
@@ -39,6 +40,7 @@ __all__ = [
     "CompressResult",
     "Evaluation",
     "GroupPenalty",
+    "KneeResult",
     "Pipeline",
     "PrunePlan",
     "PruneResult",
@@ -53,6 +55,7 @@ __all__ = [
     "errors",
     "evaluate",
     "groups",
+    "knee",
     "load",
     "prune",
     "prune_ratios",
@@ -71,6 +74,7 @@ _HOMES = {
     "CompressResult": "sparsecc.compressor",
     "Evaluation": "sparsecc.evaluation",
     "GroupPenalty": "sparsecc.group_penalty",
+    "KneeResult": "sparsecc.knee",
     "Pipeline": "sparsecc.passes.pipeline",
     "PrunePlan": "sparsecc.passes.prune_plan",
     "PruneResult": "sparsecc.pruner",
@@ -84,6 +88,7 @@ _HOMES = {
     "compress": "sparsecc.compressor",
     "evaluate": "sparsecc.evaluation",
     "groups": "sparsecc.axes.groups",
+    "knee": "sparsecc.knee",
     "load": "sparsecc.artifact.load",
     "prune": "sparsecc.pruner",
     "prune_ratios": "sparsecc.pruner",

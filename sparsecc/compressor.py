@@ -1,101 +1,125 @@
-"""`compress`: zeros in patterns, and bits, with which a model meets a latency and changes least.
+"""`compress`: widths, zeros in patterns, and bits, with which a model meets a budget and changes least.
 
-Each option is tried on all layers at once: how long every layer takes then is measured on the target, how
-much the outputs change with every layer by itself is computed on calibration data. A dynamic programme picks
-an option for each layer, the whole is measured, and what it misses is added to the budget. At last the zeros
-are chosen and the weights fitted by a one-shot method.
+Whole channels go first, by one width for the network; then a dynamic programme picks a pattern, a share of
+zeros and bits for each layer (`option_search`). Of all widths, and of choices with one number of bits or
+both, what changes the outputs least on the data is fitted by a one-shot method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc.axes.groups import Groups
 from sparsecc.errors import Refusal, UsageError, VerificationError
-from sparsecc.ir.edit import constant_of
-from sparsecc.ir.evaluate import Evaluator
-from sparsecc.latency import Latency, open_latency
-from sparsecc.passes.allocate import Option, Table, allocate
-from sparsecc.passes.base import Context
+from sparsecc.gauge import Gauge, NonZeros, WeightBytes
+from sparsecc.ir.evaluate import outputs_of
+from sparsecc.ir.weights import weight_uses
+from sparsecc.latency import open_latency
+from sparsecc.option_search import (
+    DRAFT,
+    OptionSearch,
+    OutOfReachError,
+    Progress,
+    Uniform,
+)
+from sparsecc.passes.allocate import Option
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
-from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
-from sparsecc.passes.one_shot import OneShot, one_shot
-from sparsecc.quantizer import quantize
+from sparsecc.passes.criteria.sensitivity import divergence
+from sparsecc.passes.one_shot import OneShot
+from sparsecc.pruner import PruneResult, prune
 from sparsecc.sparsifier import LayerZeros, zeros_of
-
-Progress = Callable[[str, int, int], None]
-"""Called with a phase's name, how much of it is done, and how much there is."""
 
 PATTERNS: dict[int, tuple[str, ...]] = {32: ("unstructured", "4x1"), 8: ("4x4",)}
 """By bits of the weights and activations."""
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
+FINE_SPARSITIES = tuple(step / 20 for step in range(6, 20))
+"""For a budget of zeros, where an option costs no compilation: 30 to 95 %."""
+WIDTHS = (1.0, 0.85, 0.7)
+"""Shares of the FLOPs that are left when channels go; 1 is all."""
 TOLERANCE = 0.1
 """By how much the measured latency may miss the one that was asked for."""
-_ROUNDS, _NEAR = 8, 0.03
-_DRAFT = OneShot("sparsegpt", regress=False)
-"""Shows what an option costs: an order of magnitude faster than ALPS."""
+_MULTIPLE = 16
+"""Of the channels that stay, where groups are large enough: they fill the vectors of AVX-512."""
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """One pattern with the same share of zeros in all layers, at the same latency.
+class Candidate:
+    """A width and bits that were considered.
 
     Attributes:
-        pattern: its name.
-        sparsity: with which the latency is met, between two that were measured, or None if none meets it.
-        error: sum of the layers' divergences, as `CompressResult.error` is.
+        width: share of the FLOPs that the channels which stay have.
+        bits: that layers were allowed.
+        divergence: of the outputs on the calibration data from the dense model's, with a fast fit, or where
+            nothing further was tried with the channels removed alone; None where there is nothing to compare.
+        note: why it was given up; "" if it was compared with others.
     """
 
-    pattern: str
-    sparsity: float | None
-    error: float
+    width: float
+    bits: tuple[int, ...]
+    divergence: float | None
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class CompressResult:
-    """A copy of a model that meets a latency.
+    """A copy of a model that meets a budget.
 
     Attributes:
         model: the copy.
-        bits: of its weights and activations.
+        bits: of its layers' weights and activations, those that occur.
         options: of each layer by name.
-        latency: time over that of the dense float32 model.
-        measured: whether that was measured, else it is the cost model's.
+        pruned: which channels were removed, and a plan that replays it; None with all of them.
+        goal: what the budget is of: latency, zeros or bytes.
+        cost: time over that of the dense float32 model, share of its weights that are not zero, or bytes of
+            the packed weights over those of its artifact.
+        measured: whether that was measured, else it is predicted or counted.
         error: sum of the divergences that the layers cause one by one, which chose the options.
         divergence: of the outputs on the calibration data, as `sensitivity.divergence` has it; None without
             data.
-        uniform: what single patterns would need.
+        uniform: what single patterns would need, at the widest of the widths.
+        candidates: widths and bits that were considered.
         layers: zeros of all weights of the layers.
         zeros: share of zeros over all of them.
         refusals: layers that stayed as they were, and why.
     """
 
     model: ir.Model
-    bits: int
+    bits: tuple[int, ...]
     options: dict[str, Option]
-    latency: float
+    pruned: PruneResult | None
+    goal: str
+    cost: float
     measured: bool
     error: float
     divergence: float | None
     uniform: tuple[Uniform, ...]
+    candidates: tuple[Candidate, ...]
     layers: tuple[LayerZeros, ...]
     zeros: float
     refusals: tuple[Refusal, ...] = field(default=())
 
+    @property
+    def width(self) -> float:
+        """Share of the FLOPs that the channels which stay have."""
+        return 1.0 if self.pruned is None else _width(self.pruned)
+
 
 def compress(
     model: ir.Model,
-    latency: float,
+    latency: float | None = None,
     *,
+    zeros: float | None = None,
+    bytes: float | None = None,
     calibration: Calibration | None = None,
+    widths: Sequence[float] | None = None,
     bits: Sequence[int] | None = None,
     patterns: Sequence[str] | None = None,
-    sparsities: Sequence[float] = SPARSITIES,
+    sparsities: Sequence[float] | None = None,
     method: str = "alps",
     probes: int = 4,
     skip: Sequence[str] = (),
@@ -104,21 +128,29 @@ def compress(
     shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress | None = None,
 ) -> CompressResult:
-    """Make a model faster by zeros, and where allowed by 8 bits, with least change of its outputs.
+    """Make a model faster or smaller by fewer channels, zeros and 8 bits, with least change of its outputs.
 
-    Without calibration data weights go by magnitude, bits stay 32, and a layer's error is the share of its
-    weights' squares that goes.
+    Without calibration data weights go by magnitude, widths and bits stay, and a layer's error is the share
+    of its weights' squares that goes.
 
     Args:
         model: as `sparsecc.capture` gives it; not changed.
         latency: share of the dense float32 model's time that stays, over 0 and under 1.
+        zeros: instead, share of the weights of all layers that become zero.
+        bytes: instead, share of the bytes of the dense float32 artifact's weights that stays, indices
+            included, with the kernels that the cost model chooses.
         calibration: some batches of inputs like those that the model will see.
-        bits: of weights and activations to consider: 32, 8; None: both with data, else 32. The one whose
-            outputs change least is taken.
-        patterns: to consider, as for `sparsify`; None: unstructured and 4x1, with 8 bits 4x4.
-        sparsities: shares of zeros to consider for each pattern.
+        widths: shares of the FLOPs that are left when channels, heads and features go (OBSPA), to consider;
+            None: 1, 0.85 and 0.7 with data and a budget of latency or bytes, else 1. Wider ones come first;
+            when one changes the outputs more than a wider one, narrower ones are not tried.
+        bits: of weights and activations that each layer may have: 32, 8; None: both with data and a budget of
+            latency or bytes, else 32.
+        patterns: to consider, as for `sparsify`; None: unstructured and 4x1, with 8 bits 4x4; for a budget
+            of zeros unstructured.
+        sparsities: shares of zeros to consider for each pattern; None: 50, 60, 70, 80 and 90 %, for a budget
+            of zeros 30 to 95 % in steps of 5.
         method: one-shot method of the final zeros: wanda, sparsegpt or alps.
-        probes: batches for the tables of time and damage.
+        probes: batches for the tables of cost and damage.
         skip: names of layers or parameters to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
         target: as for `compile`; measured where this machine can run it, else the cost model's.
@@ -126,51 +158,264 @@ def compress(
         progress: told about every phase.
 
     Raises:
-        UsageError: arguments that do not exist or contradict each other, a latency that the options do not
+        UsageError: arguments that do not exist or contradict each other, a budget that the options do not
             reach (the nearest is named), or data that do not fit.
         VerificationError: ONNX Runtime cannot run the model on the data, or the latency was missed.
         LoweringError, UnsupportedOpError: the graph cannot be lowered.
     """
-    if not 0 < latency < 1:
-        raise UsageError(f"a latency is a share of the dense model's time between 0 and 1, not {latency:g}")
-    if not sparsities or not all(0 < share < 1 for share in sparsities):
+    goal, share = _goal(latency, zeros, bytes)
+    if sparsities is None:
+        sparsities = FINE_SPARSITIES if goal == "zeros" else SPARSITIES
+    if not sparsities or not all(0 < one < 1 for one in sparsities):
         raise UsageError("shares of zeros to consider lie between 0 and 1")
     if probes < 1:
         raise UsageError(f"damage is computed on at least one batch, not {probes}")
-    wanted = tuple(bits) if bits is not None else (32, 8) if calibration is not None else (32,)
-    for one in wanted:
+    free = calibration is not None and goal != "zeros"
+    allowed = _bits(bits, free, calibration, goal)
+    wide = _widths(widths, free, calibration, goal)
+    names = patterns or (("unstructured",) if goal == "zeros" else None)
+    options = _options(allowed, names, sparsities)
+    data = None if calibration is None else calibration.cut(model)
+    sample = None if data is None else _first(data, probes)
+    with _open_gauge(goal, model, target, shapes) as gauge:
+        run = _Run(
+            model, gauge, 1 - share if goal == "zeros" else share, options, data, sample, tuple(skip),
+            min_size, progress or _silent,
+        )  # fmt: skip
+        for width in wide:
+            if not run.consider(width, _modes(allowed), alone=len(wide) * len(_modes(allowed)) == 1):
+                break
+        return run.result(goal, OneShot(method))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The choice of a candidate.
+
+    Attributes:
+        change: what candidates are compared by; the least is taken.
+    """
+
+    search: OptionSearch
+    chosen: list[int]
+    pruned: PruneResult | None
+    change: float
+
+
+@dataclass
+class _Run:
+    """One call of `compress`.
+
+    Attributes:
+        share: of the gauge, to be met.
+        best: what changes the outputs least so far.
+        failures: why candidates do not reach the budget.
+        candidates: what was considered.
+        uniform: single patterns, at the first width.
+    """
+
+    model: ir.Model
+    gauge: Gauge
+    share: float
+    options: list[Option]
+    data: Calibration | None
+    sample: Calibration | None
+    skip: tuple[str, ...]
+    min_size: int
+    tell: Progress
+    best: _Found | None = None
+    failures: list[OutOfReachError] = field(default_factory=list[OutOfReachError])
+    candidates: list[Candidate] = field(default_factory=list[Candidate])
+    uniform: tuple[Uniform, ...] = ()
+    _dense: list[tuple[np.ndarray, ...]] | None = None
+
+    def consider(self, width: float, modes: Sequence[tuple[int, ...]], *, alone: bool) -> bool:
+        """Choose options at a width; whether narrower ones may be better.
+
+        Args:
+            width: share of the FLOPs.
+            modes: numbers of bits that layers may have, each by itself.
+            alone: there is nothing to compare with.
+        """
+        tell, base, pruned = self.tell, self.model, None
+        if width < 1:
+            tell = self._named(f"width {width:.0%}")
+            tell("remove channels", 0, 1)
+            pruned = self._narrow(width)
+            if pruned is None:
+                return False
+            base, width = pruned.model, _width(pruned)
+            change = self._change(base)
+            if self.best is not None and change >= self.best.change:
+                note = "removing channels alone changes the outputs more than the best choice so far"
+                self.candidates.append(Candidate(width, (), change, note))
+                return False
+        search = OptionSearch(
+            base, self.gauge, self.options, self.data, self.sample,
+            skip=self.skip, min_size=self.min_size, tell=tell,
+        )  # fmt: skip
+        self.uniform = self.uniform or search.uniform(self.share)
+        before = None if self.best is None else self.best.change
+        seen: list[list[int]] = []
+        here: list[float] = []
+        for bits in modes:
+            try:
+                chosen = search.choose(self.share, bits)
+            except OutOfReachError as error:
+                self.failures.append(error)
+                self.candidates.append(Candidate(width, bits, None, "does not reach the budget"))
+                continue
+            if chosen in seen:
+                continue
+            seen.append(chosen)
+            change = search.error(chosen)
+            if not alone and self.data is not None:
+                change = self._change(search.quantized(search.made(chosen, DRAFT), chosen))
+            here.append(change)
+            self.candidates.append(Candidate(width, bits, None if alone else change))
+            if self.best is None or change < self.best.change:
+                self.best = _Found(search, chosen, pruned, change)
+        return before is None or not here or min(here) < before
+
+    def result(self, goal: str, method: OneShot) -> CompressResult:
+        """The best candidate, fitted.
+
+        Raises:
+            UsageError: none reaches the budget.
+            VerificationError: it was missed.
+        """
+        if self.best is None:
+            raise self.failures[-1]
+        search, chosen = self.best.search, self.best.chosen
+        sparse = search.made(chosen, method)
+        model = search.quantized(sparse, chosen)
+        cost = self.gauge.share(model)
+        if self.gauge.measured and cost > self.share * (1 + TOLERANCE):
+            raise VerificationError(
+                f"the model was measured at {cost:.2f} of the dense one's time, {self.share:g} was asked "
+                f"for; try again while the machine does nothing else"
+            )
+        layers, zeros, total = zeros_of(sparse)
+        options = search.by_name(chosen)
+        return CompressResult(
+            model,
+            tuple(sorted({option.bits for option in options.values()}, reverse=True)),
+            options,
+            self.best.pruned,
+            goal,
+            cost,
+            self.gauge.measured,
+            search.error(chosen),
+            None if self.data is None else self._change(model),
+            self.uniform,
+            tuple(self.candidates),
+            layers,
+            zeros / total if total else 0.0,
+            search.refusals,
+        )
+
+    def _narrow(self, width: float) -> PruneResult | None:
+        """The model with fewer channels, fitted to its outputs; None where none can go."""
+        assert self.data is not None
+        batch, _ = next(self.data.stream(self.model))
+        try:
+            found = prune(
+                self.model, target={"flops": width}, exactly=False, inputs=batch, criterion="obspa",
+                round_to=_MULTIPLE, data=self.data, reconstruct="id", regress=True,
+                skip=_groups_of(self.model, self.skip, batch),
+            )  # fmt: skip
+        except VerificationError as error:
+            self.candidates.append(Candidate(width, (), None, str(error)))
+            return None
+        if not found.plan.kept:
+            self.candidates.append(Candidate(width, (), None, "no channel can go"))
+            return None
+        return found
+
+    def _change(self, model: ir.Model) -> float:
+        """Divergence of the outputs on the data from the dense model's."""
+        assert self.data is not None
+        batches = [batch for batch, _ in self.data.stream(self.model)]
+        if self._dense is None:
+            self._dense = outputs_of(self.model, batches)
+        return divergence(outputs_of(model, batches), self._dense)
+
+    def _named(self, name: str) -> Progress:
+        return lambda phase, done, total: self.tell(f"{name}: {phase}", done, total)
+
+
+def _goal(latency: float | None, zeros: float | None, size: float | None) -> tuple[str, float]:
+    """What the budget is of, and its share.
+
+    Raises:
+        UsageError: none or several, or a share that is none.
+    """
+    given = {"latency": latency, "zeros": zeros, "bytes": size}
+    found = [(name, share) for name, share in given.items() if share is not None]
+    if len(found) != 1:
+        raise UsageError("give one budget: a latency, a share of zeros, or bytes")
+    name, share = found[0]
+    if not 0 < share < 1:
+        raise UsageError(f"a budget of {name} is a share between 0 and 1, not {share:g}")
+    return name, share
+
+
+def _bits(
+    bits: Sequence[int] | None, free: bool, calibration: Calibration | None, goal: str
+) -> tuple[int, ...]:
+    """Numbers of bits that layers may have.
+
+    Raises:
+        UsageError: there are no such, or 8 make no sense.
+    """
+    found = tuple(dict.fromkeys(bits)) if bits else (32, 8) if free else (32,)
+    for one in found:
         if one not in PATTERNS:
             raise UsageError(f"weights and activations have 32 or 8 bits, not {one}")
-    if 8 in wanted and calibration is None:
+    if 8 in found and calibration is None:
         raise UsageError("8 bits need calibration data, on which the ranges of activations are chosen")
-    data = None if calibration is None else calibration.cut(model)
-    tell = progress or _silent
-    found: list[CompressResult] = []
-    failures: list[UsageError] = []
-    sample = _first(data, probes)
-    with open_latency(model, target, shapes) as clock:
-        for one in wanted:
-            names = tuple(patterns or PATTERNS[one])
-            options = [
-                Option(),
-                *(Option(name, share) for name in names for share in _shares(name, sparsities)),
-            ]
-            search = _Search(model, clock, options, (data, sample), one, (tuple(skip), min_size), tell)
-            try:
-                found.append(search.run(latency, method))
-            except _OutOfReachError as error:
-                failures.append(error)
-    if not found:
-        raise failures[-1]
-    return min(found, key=lambda result: result.error if result.divergence is None else result.divergence)
+    if 8 in found and goal == "zeros":
+        raise UsageError("8 bits have as many zeros as 32: leave bits out, and quantise the result")
+    return found
 
 
-class _OutOfReachError(UsageError):
-    """The options do not reach a latency."""
+def _widths(
+    widths: Sequence[float] | None, free: bool, calibration: Calibration | None, goal: str
+) -> tuple[float, ...]:
+    """Widths to consider, the widest first.
+
+    Raises:
+        UsageError: there are no such, or they make no sense.
+    """
+    found = tuple(sorted(set(widths), reverse=True)) if widths else WIDTHS if free else (1.0,)
+    for one in found:
+        if not 0 < one <= 1:
+            raise UsageError(f"a width is a share of the FLOPs, over 0 and up to 1, not {one:g}")
+    if found != (1.0,) and calibration is None:
+        raise UsageError("widths under 1 need calibration data, on which they are compared")
+    if found != (1.0,) and goal == "zeros":
+        raise UsageError("channels that go are no zeros: leave widths out, or ask for a latency or bytes")
+    return found
 
 
-def _silent(phase: str, done: int, total: int) -> None:
-    """Nobody is told."""
+def _modes(bits: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """What layers may have: both, which is to be tried first, and each alone."""
+    return (bits,) if len(bits) == 1 else (bits, *((one,) for one in bits))
+
+
+def _options(
+    bits: Sequence[int], patterns: Sequence[str] | None, sparsities: Sequence[float]
+) -> list[Option]:
+    """All that a layer may become, as `OptionSearch` wants them."""
+    found = [Option()]
+    for one in sorted(bits, reverse=True):
+        found += [Option(bits=one)] if one < 32 else []
+        found += [
+            Option(name, share, one)
+            for name in dict.fromkeys(patterns or PATTERNS[one])
+            for share in _shares(name, sparsities)
+        ]
+    return found
 
 
 def _shares(pattern: str, sparsities: Sequence[float]) -> tuple[float, ...]:
@@ -181,206 +426,31 @@ def _shares(pattern: str, sparsities: Sequence[float]) -> tuple[float, ...]:
     return (1 - kept / of,)
 
 
-class _Search:
-    """One call of `compress` for one number of bits; of the data, what is tried sees the sample only."""
-
-    def __init__(
-        self,
-        model: ir.Model,
-        clock: Latency,
-        options: list[Option],
-        data: tuple[Calibration | None, Calibration | None],
-        bits: int,
-        limits: tuple[tuple[str, ...], int],
-        tell: Progress,
-    ) -> None:
-        self._model, self._clock, self._options = model, clock, options
-        self._data, self._sample = data
-        self._bits, self._tell = bits, tell
-        self._skip, self._min_size = limits
-        self._refusals: dict[str, Refusal] = {}
-
-    def run(self, latency: float, method: str) -> CompressResult:
-        names, errors, seconds, rest = self._tables()
-        uniform = tuple(
-            self._uniform(pattern, errors, seconds, latency - rest)
-            for pattern in dict.fromkeys(option.pattern for option in self._options if not option.dense)
-        )
-        chosen = self._meet(latency, names, errors, seconds, rest)
-        self._tell("fit", 0, 1)
-        sparse = self._made(names, chosen, method)
-        model = self._finished(sparse, self._data)
-        share = self._clock.times(model)[1]
-        if self._clock.measured and share > latency * (1 + TOLERANCE):
-            raise VerificationError(
-                f"the model was measured at {share:.2f} of the dense one's time, {latency:g} was asked for; "
-                f"try again while the machine does nothing else"
-            )
-        layers, zeros, total = zeros_of(sparse)
-        return CompressResult(
-            model,
-            self._bits,
-            {name: self._options[option] for name, option in zip(names, chosen, strict=True)},
-            share,
-            self._clock.measured,
-            float(errors[np.arange(len(names)), chosen].sum()),
-            self._divergence(model),
-            uniform,
-            layers,
-            zeros / total if total else 0.0,
-            tuple(self._refusals.values()),
-        )
-
-    def _tables(self) -> tuple[list[str], Table, Table, float]:
-        """Names of layers, errors and seconds [layers, options], time outside of them; in dense time."""
-        layers = {layer.uses[0].layer: layer for layer in linear_layers(self._model)[0]}
-        sensitivity = None if self._sample is None else Sensitivity(self._model, self._sample)
-        columns: list[tuple[dict[str, float], dict[str, float]]] = []
-        rest = 0.0
-        for number, option in enumerate(self._options):
-            self._tell(f"try {self._bits} bits", number, len(self._options))
-            variant = self._variant(option)
-            times, whole = self._clock.times(self._finished(variant, self._sample))
-            if option.dense:
-                rest = whole - sum(times.values())
-            changed: dict[str, float] = {}
-            found = {layer.uses[0].layer: layer for layer in linear_layers(variant)[0]}
-            for name, layer in layers.items():
-                if name not in times:
-                    continue
-                self._tell(f"sensitivity, {option}", len(changed), len(layers))
-                changed[name] = _error(layer.value, _changes(layer, found[name]), sensitivity)
-            columns.append((changed, times))
-        names = [name for name in columns[0][0] if any(changed[name] > 0 for changed, _ in columns[1:])]
-        if not names:
-            raise UsageError("no layer can be made sparse; " + "; ".join(map(str, self._refusals.values())))
-        inside = sum(columns[0][1].values())
-        errors = np.array([[changed[name] for changed, _ in columns] for name in names])
-        seconds = np.array([[times[name] for _, times in columns] for name in names])
-        errors[:, 1:][errors[:, 1:] == 0] = np.inf  # an option that a layer refuses
-        return names, errors, seconds, rest + inside - float(seconds[:, 0].sum())
-
-    def _variant(self, option: Option) -> ir.Model:
-        """All layers with one option, as fast methods make it."""
-        copy = self._model.clone()
-        if option.dense:
-            return copy
-        item = option.item(skip=self._skip, min_size=self._min_size)
-        if self._sample is None:
-            result = item.apply(copy, Context())
-        else:
-            result = one_shot(self._model, copy, item, self._sample, _DRAFT)
-        self._refusals.update({refusal.where: refusal for refusal in result.refusals})
-        return copy
-
-    def _made(self, names: list[str], chosen: list[int], method: str | None) -> ir.Model:
-        """The model with these options in 32 bits, by magnitude where no method is given."""
-        items = [
-            option.item(tuple(name for name, one in zip(names, chosen, strict=True) if one == number))
-            for number, option in enumerate(self._options)
-            if not option.dense and number in chosen
-        ]
-        copy = self._model.clone()
-        if self._data is None or method is None:
-            for item in items:
-                item.apply(copy, Context())
-        elif items:
-            one_shot(
-                self._model, copy, items, self._data, OneShot(method),
-                progress=lambda done, total: self._tell("fit", done, total),
-            )  # fmt: skip
-        return copy
-
-    def _finished(self, model: ir.Model, data: Calibration | None) -> ir.Model:
-        """The model in as many bits as it shall have; the data say the ranges of activations."""
-        if self._bits == 32 or data is None:
-            return model
-        return quantize(model, self._bits, calibration=data, skip=self._skip).model
-
-    def _meet(
-        self, latency: float, names: list[str], errors: Table, seconds: Table, rest: float
-    ) -> list[int]:
-        """Options with which the whole model is measured at the latency, or a little below."""
-        budget = latency - rest
-        nearest: tuple[float, list[int]] | None = None
-        for number in range(_ROUNDS):
-            self._tell(f"allocate, {self._bits} bits", number, _ROUNDS)
-            try:
-                chosen = allocate(errors, seconds, budget) if budget > 0 else None
-            except UsageError:
-                chosen = None
-            if chosen is None:
-                break
-            share = self._clock.times(self._finished(self._made(names, chosen, None), self._sample))[1]
-            miss = abs(share / latency - 1)
-            if share <= latency and (nearest is None or miss < nearest[0]):
-                nearest = miss, chosen
-            if latency * (1 - 2 * _NEAR) <= share <= latency:
-                break
-            if share <= latency and not any(chosen):  # the dense form is fast enough
-                break
-            budget += latency * (1 - _NEAR) - share
-        if nearest is None:
-            fastest = np.where(np.isfinite(errors), seconds, np.inf).min(axis=1).sum() + rest
-            raise _OutOfReachError(
-                f"with {self._bits} bits these patterns reach about {fastest:.2f} of the dense model's time, "
-                f"{latency:g} was asked for; allow more zeros, other patterns or smaller layers"
-            )
-        return nearest[1]
-
-    def _uniform(self, pattern: str, errors: Table, seconds: Table, budget: float) -> Uniform:
-        places = [n for n, option in enumerate(self._options) if option.pattern == pattern or option.dense]
-        total = np.array([seconds[:, place].sum() for place in places])
-        damage = np.array([np.where(np.isfinite(errors[:, p]), errors[:, p], 0).sum() for p in places])
-        shares = np.array([self._options[place].sparsity for place in places])
-        fits = np.flatnonzero(total <= budget)
-        if not len(fits):
-            return Uniform(pattern, None, float(damage[-1]))
-        first = int(fits[0])
-        if first == 0:
-            return Uniform(pattern, 0.0, float(damage[0]))
-        ends = [first, first - 1]
-        sparsity, error = (float(np.interp(budget, total[ends], row[ends])) for row in (shares, damage))
-        return Uniform(pattern, sparsity, error)
-
-    def _divergence(self, model: ir.Model) -> float | None:
-        if self._data is None:
-            return None
-        found, dense = Evaluator(model), Evaluator(self._model)
-        batches = [batch for batch, _ in self._data.stream(self._model)]
-        return divergence(
-            [tuple(found.run(batch).values()) for batch in batches],
-            [tuple(dense.run(batch).values()) for batch in batches],
-        )
+def _open_gauge(goal: str, model: ir.Model, target: str, shapes: Mapping[str, Sequence[int]] | None) -> Gauge:
+    if goal == "latency":
+        return open_latency(model, target, shapes)
+    return NonZeros(model) if goal == "zeros" else WeightBytes(model, target, shapes)
 
 
-def _first(calibration: Calibration | None, count: int) -> Calibration | None:
+def _groups_of(model: ir.Model, names: tuple[str, ...], inputs: Mapping[str, object]) -> tuple[str, ...]:
+    """Groups that slice the weights of some layers."""
+    if not names:
+        return ()
+    weights = {use.value.name for use in weight_uses(model) if use.is_named(names)}
+    groups = Groups(model, inputs)  # pyright: ignore[reportArgumentType]
+    return tuple(group.name for group in groups if not weights.isdisjoint(group.parameters))
+
+
+def _width(pruned: PruneResult) -> float:
+    """Share of the FLOPs that is left."""
+    return pruned.after.flops / max(pruned.before.flops, 1)
+
+
+def _first(calibration: Calibration, count: int) -> Calibration:
     """The first batches."""
-    if calibration is None:
-        return None
     batches = calibration.batches() if callable(calibration.batches) else calibration.batches
     return Calibration(list(islice(batches, count)))
 
 
-def _changes(dense: LinearLayer, sparse: LinearLayer) -> dict[str, np.ndarray]:
-    """Weight and bias of a layer that are others now, by the name of the initializer."""
-    changed: dict[str, np.ndarray] = {}
-    for old, new in ((dense.value, sparse.value), (dense.bias, sparse.bias)):
-        before = None if old is None else constant_of(old)
-        after = None if new is None else constant_of(new)
-        if old is None or before is None or after is None or np.array_equal(before, after):
-            continue
-        changed[old.name or ""] = after
-    return changed
-
-
-def _error(value: ir.Value, weights: Mapping[str, np.ndarray], sensitivity: Sensitivity | None) -> float:
-    """What replacing a layer's weights does; at least a tiny number, 0 where nothing changes."""
-    if not weights:
-        return 0.0
-    if sensitivity is not None:
-        return max(sensitivity.of(weights), 1e-12)
-    before = constant_of(value)
-    assert before is not None
-    lost = np.square(before - weights[value.name or ""], dtype=np.float64).sum()
-    return max(float(lost / np.square(before, dtype=np.float64).sum()), 1e-12)
+def _silent(phase: str, done: int, total: int) -> None:
+    """Nobody is told."""

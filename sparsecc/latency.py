@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from sparsecc.arrays import random_arrays
 from sparsecc.artifact.manifest import TensorInfo
 from sparsecc.compiler import build_plan, missing_features
+from sparsecc.gauge import Gauge, lowered, prepared
 from sparsecc.measurement import Trial, measure
 from sparsecc.report.compile_report import LayerLine, layer_lines
 
@@ -20,41 +18,20 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-class Latency(ABC):
-    """Compares models with a dense one; a context manager.
+class Latency(Gauge):
+    """Compares models with a dense one by their time.
 
     Args:
         target: as for `compile`.
         shapes: input name -> dims, for inputs with symbolic dimensions.
-
-    Attributes:
-        measured: whether by running them, else by the cost model.
     """
 
-    measured: ClassVar[bool]
+    noise: ClassVar[float] = 0.03
 
     def __init__(self, target: str, shapes: Mapping[str, Sequence[int]] | None) -> None:
+        super().__init__()
         self._target = target
         self._shapes = shapes
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove what was compiled."""
-        self._stack.close()
-
-    @abstractmethod
-    def times(self, model: ir.Model) -> tuple[dict[str, float], float]:
-        """Time of each layer by the name of its weight, and of the model, over that of the dense one."""
-
-    def share(self, model: ir.Model) -> float:
-        """Time of a model over that of the dense one."""
-        return self.times(model)[1]
 
 
 class PredictedLatency(Latency):
@@ -69,25 +46,19 @@ class PredictedLatency(Latency):
         LoweringError, UnsupportedOpError: the graph cannot be lowered.
     """
 
-    measured: ClassVar[bool] = False
-
     def __init__(
         self, model: ir.Model, target: str = "cpu", shapes: Mapping[str, Sequence[int]] | None = None
     ) -> None:
         super().__init__(target, shapes)
         self._dense = sum(self._seconds(model).values())
 
-    def times(self, model: ir.Model) -> tuple[dict[str, float], float]:
-        """See `Latency`."""
+    def costs(self, model: ir.Model) -> tuple[dict[str, float], float]:
+        """See `Gauge`."""
         layers = {name: seconds / self._dense for name, seconds in self._seconds(model).items()}
         return layers, sum(layers.values())
 
     def _seconds(self, model: ir.Model) -> dict[str, float]:
-        from sparsecc.targets.lower.graph import GraphLowering
-        from sparsecc.targets.registry import cpu_for
-
-        machine = cpu_for(self._target)
-        plan = GraphLowering(_prepared(model, self._shapes), machine).run("model", machine.name)
+        plan = lowered(model, self._target, self._shapes)
         lines = layer_lines(plan.report["layers"])
         return _by_name(lines, {line.node: line.predicted_seconds for line in lines})
 
@@ -114,14 +85,14 @@ class MeasuredLatency(Latency):
         super().__init__(target, shapes)
         self._count = 0
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sparsecc-")))
-        plan = build_plan(_prepared(model, shapes), target=target)
+        plan = build_plan(prepared(model, shapes), target=target)
         self._inputs = random_arrays([TensorInfo(s.name, s.dtype, s.shape) for s in plan.inputs])
         self._dense = Trial(plan, self._folder / "dense.scc", None)
         self._stack.callback(self._dense.close)
 
-    def times(self, model: ir.Model) -> tuple[dict[str, float], float]:
-        """See `Latency`."""
-        plan = build_plan(_prepared(model, self._shapes), target=self._target)
+    def costs(self, model: ir.Model) -> tuple[dict[str, float], float]:
+        """See `Gauge`."""
+        plan = build_plan(prepared(model, self._shapes), target=self._target)
         self._count += 1
         trial = Trial(plan, self._folder / f"variant{self._count}.scc", None)
         del plan
@@ -149,15 +120,3 @@ def _by_name(lines: Sequence[LayerLine], seconds: Mapping[str, float]) -> dict[s
     for line in lines:
         found[line.name] = found.get(line.name, 0.0) + seconds[line.node]
     return found
-
-
-def _prepared(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> ir.Model:
-    """A copy that went through the compile pipeline."""
-    from sparsecc.ir.shapes import specialize_shapes
-    from sparsecc.passes.pipeline import COMPILE_PIPELINE, Pipeline
-
-    copy = model.clone()
-    if shapes:
-        specialize_shapes(copy, shapes)
-    Pipeline.parse(COMPILE_PIPELINE).run(copy)
-    return copy

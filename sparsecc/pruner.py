@@ -174,6 +174,7 @@ def prune(
     shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress | None = None,
     proof: bool | None = None,
+    exactly: bool = True,
     **options: Unpack[PruneOptions],
 ) -> PruneResult:
     """Delete the indices of dependency groups that matter least from a copy of a model.
@@ -195,6 +196,7 @@ def prune(
         progress: told about every phase.
         proof: check that pruned equals masked; None: of models with up to 250 MB of parameters and without
             ops that ONNX Runtime does not know.
+        exactly: refuse parameters, FLOPs or bytes that cannot be met within 2 %, else come near.
         **options: criterion, scope, rounding, what is left out; see `PruneOptions`.
 
     Raises:
@@ -209,7 +211,7 @@ def prune(
     tell("analyse", 0, 1)
     first = Groups(model, inputs)
     if iterations == 1:
-        result = _prune_once(first, goal, options, machine, shapes, tell)
+        result = _prune_once(first, goal, options, machine, shapes, tell, exactly=exactly)
         return _proved(model, result, inputs, tell, proof)
     if goal.latency is not None:
         raise UsageError("a latency is met in one iteration; give parameters, flops or bytes, or a ratio")
@@ -218,7 +220,7 @@ def prune(
         tell("prune", number, iterations)
         part = goal.part((number + 1) / iterations, first, current)
         last = number == iterations - 1
-        result = _prune_once(current, part, options, machine, shapes, tell, exactly=last)
+        result = _prune_once(current, part, options, machine, shapes, tell, exactly=last and exactly)
         plan = result.plan if plan is None else compose(plan, result.plan, first)
         if not last:
             left = between(result.model) if between is not None else result.model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from sparsecc.passes.one_shot import OneShot, one_shot
 from sparsecc.passes.one_shot_blocks import Reconstruction
 from sparsecc.passes.one_shot_importance import squared_gradients
 from sparsecc.passes.permute import Permute
+from sparsecc.passes.ratios import owl as weigh_outliers
 from sparsecc.passes.sparsify import Sparsify
 
 Progress = Callable[[str, int, int], None]
@@ -88,7 +89,8 @@ def sparsify(
         model: as `sparsecc.capture` gives it; not changed.
         pattern: unstructured, blocks of R outputs by C inputs such as 4x1, N:M such as 2:4, or fan-in.
         sparsity: share of zeros, at least 0 and under 1; None is 0.8, and N:M fixes it at 1 - N/M.
-        scope: "layer", or "global" for one threshold over all layers.
+        scope: what each layer gets: "layer" all alike, "global" what is above one threshold, "erk" more
+            weights where a layer is small, and with data "owl" where it has outliers (see `passes.ratios`).
         skip: names of layers or parameters to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
         permute: first reorder channels, heads and features so that the pattern keeps more; the network
@@ -122,7 +124,13 @@ def sparsify(
         raise UsageError(f"the number of epochs must not be negative, not {reconstruct}")
     if sparsity is None:
         sparsity = -1.0 if ":" in pattern else 0.8
-    item = Sparsify(pattern=pattern, sparsity=sparsity, scope=scope, skip=tuple(skip), min_size=min_size)
+    if scope == "owl" and calibration is None:
+        raise UsageError("scope owl weighs inputs: it needs a method with calibration data")
+    item = Sparsify(
+        pattern, sparsity, "layer" if scope == "owl" else scope, skip=tuple(skip), min_size=min_size
+    )
+    if scope == "owl" and item.encoding().pattern == "n:m":
+        raise UsageError(f"pattern {pattern} has the same sparsity in every layer, so not by owl")
     copy = model.clone()
     tell = progress or _silent
     refusals, notes = (), ()
@@ -143,12 +151,26 @@ def sparsify(
         fit = Reconstruction(reconstruct, seed=seed) if reconstruct else None
         options = OneShot(method, gradients=gradients, bits=bits, reconstruction=fit)
         result = one_shot(
-            dense, copy, item, data, options, folder=folder,
+            dense, copy, _items(dense, item, data, owl=scope == "owl"), data, options, folder=folder,
             progress=lambda done, total: tell("sparsify", done, total),
         )  # fmt: skip
         notes = (*notes, *result.notes)
     layers, zeros, total = zeros_of(copy)
     return SparsifyResult(copy, layers, (*result.refusals, *refusals), zeros / total if total else 0.0, notes)
+
+
+def _items(model: ir.Model, item: Sparsify, data: Calibration, *, owl: bool) -> list[Sparsify]:
+    """One item for each layer with a sparsity of its own, or the one for all."""
+    if item.scope != "erk" and not owl:
+        return [item]
+    chosen, _ = item.layers(model)
+    shares = item.shares(chosen)
+    if owl:
+        values = {layer.use.value: layer.use.layer for layer in chosen}
+        layers = [layer for layer in linear_layers(model)[0] if layer.value in values]
+        found = weigh_outliers(model, layers, data, item.sparsity)
+        shares |= {values[layer.value]: found[layer.name] for layer in layers}
+    return [replace(item, sparsity=share, scope="layer", only=(name,)) for name, share in shares.items()]
 
 
 def _silent(phase: str, done: int, total: int) -> None:

@@ -65,6 +65,8 @@ class SparseTraining:
         model: as `sparsecc.capture` gives it; not changed.
         pattern: unstructured, N:M such as 2:4, RxC such as 4x1, or fan-in.
         sparsity: share of zeros at the end, at least 0 and under 1; N:M fixes it.
+        scope: "layer" for the same share in every layer, or "erk" for more weights where a layer is small,
+            which is RigL's own (see `passes.ratios.erk`).
         method: one of `METHODS`.
         steps: calls of `step` that training will take; masks stop changing after three quarters of them.
         every: steps between changes of masks; sr-ste and st-3 change them in each.
@@ -83,6 +85,7 @@ class SparseTraining:
         sparsity: float | None = None,
         *,
         method: str = "gradual",
+        scope: str = "layer",
         steps: int = 1000,
         every: int = 50,
         skip: tuple[str, ...] = (),
@@ -94,16 +97,20 @@ class SparseTraining:
             raise UsageError(f"steps and the steps between changes are at least 1, not {steps} and {every}")
         if sparsity is None:
             sparsity = -1.0 if ":" in pattern else 0.8
-        item = Sparsify(pattern, sparsity, skip=tuple(skip), min_size=min_size)
+        if scope not in ("layer", "erk"):
+            raise UsageError(f"the scope is layer or erk, not {scope!r}")
+        item = Sparsify(pattern, sparsity, scope, skip=tuple(skip), min_size=min_size)
         encoding = item.encoding()
         if method == "rigl" and encoding.pattern == "n:m":
             raise UsageError("rigl moves weights between groups, which N:M forbids; sr-ste is made for N:M")
         self._model, self._method, self._encoding = model, method, encoding
-        self._goal = 1 - encoding.n / encoding.m if encoding.pattern == "n:m" else sparsity
         self._steps, self._every, self._done = steps, every, 0
         self._last = max(1, math.floor(_STOP * steps))
         self.module = to_torch(model)
         layers, self.refusals = item.layers(model)
+        goals = item.shares(layers)
+        if encoding.pattern == "n:m":
+            goals = dict.fromkeys(goals, 1 - encoding.n / encoding.m)
         paths = {name: path for path, name in self.module.initializer_names.items()}
         self._weights: list[_Weight] = []
         for layer in layers:
@@ -112,7 +119,7 @@ class SparseTraining:
                 why = Refusal(f"{layer.use.layer} is no parameter of the module", layer.use.layer, "constant")
                 self.refusals = (*self.refusals, why)
                 continue
-            self._weights.append(self._masked(layer, path))
+            self._weights.append(self._masked(layer, path, goals[layer.use.layer]))
         if not self._weights:
             raise UsageError("no layer can be made sparse; " + "; ".join(map(str, self.refusals)))
         if method != "fixed":
@@ -140,9 +147,9 @@ class SparseTraining:
         Raises:
             UsageError: the zeros are not as many as asked for, since training ended too early.
         """
-        if self._method != "fixed" and self._scheduled() < self._goal - 1e-9:
+        if self._method != "fixed" and self._due() < 1 - 1e-9:
             raise UsageError(
-                f"training ended after {self._done} of {self._steps} steps, when {self._scheduled():.0%} "
+                f"training ended after {self._done} of {self._steps} steps, when {self._due():.0%} of the "
                 f"zeros were due; take all steps, or give fewer of them"
             )
         for weight in self._weights:
@@ -165,7 +172,7 @@ class SparseTraining:
             record(value, "sparse-training")
         return copy
 
-    def _masked(self, layer: Layer, path: str) -> _Weight:
+    def _masked(self, layer: Layer, path: str, goal: float) -> _Weight:
         """Put a parametrisation on a parameter."""
         parent, _, name = path.rpartition(".")
         owner = self.module.get_submodule(parent)
@@ -179,7 +186,7 @@ class SparseTraining:
                 (tensor != 0).to(tensor.dtype) if self._method == "fixed" else torch.ones_like(tensor)
             )
         parametrize.register_parametrization(owner, name, mask)
-        return _Weight(layer, owner, name, mask)
+        return _Weight(layer, owner, name, mask, goal)
 
     def _is_due(self) -> bool:
         """Whether masks change in this step."""
@@ -189,20 +196,16 @@ class SparseTraining:
             return True
         return self._done == self._last or (self._done % self._every == 0 and self._done < self._last)
 
-    def _scheduled(self) -> float:
-        """The sparsity that is due now."""
-        if self._method in ("sr-ste", "rigl"):
-            return self._goal
-        part = min(1.0, self._done / self._last)
-        if self._encoding.pattern == "n:m":
-            return self._goal
-        return self._goal * (1 - (1 - part) ** 3)
+    def _due(self) -> float:
+        """Share of the zeros at the end that is due now."""
+        if self._method in ("sr-ste", "rigl") or self._encoding.pattern == "n:m":
+            return 1.0
+        return 1 - (1 - min(1.0, self._done / self._last)) ** 3
 
     @torch.no_grad()
     def _update(self, *, first: bool = False) -> None:
-        share = self._scheduled()
         for weight in self._weights:
-            values = weight.original
+            values, share = weight.original, weight.goal * self._due()
             if self._method == "rigl" and not first:
                 self._move(weight, share)
             else:
@@ -317,12 +320,13 @@ class _SoftThreshold(_Mask):
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight that is masked."""
+    """A weight that is masked, and its share of zeros at the end."""
 
     layer: Layer
     owner: nn.Module
     name: str
     mask: _Mask
+    goal: float
 
     @property
     def original(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -13,6 +15,7 @@ from sparsecc.ir.edit import replace_constant
 from sparsecc.ir.encoding import Encoding, fits
 from sparsecc.ir.evaluate import evaluate
 from sparsecc.ir.weights import weight_uses
+from sparsecc.passes.allocate import Option
 from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
 
 ELSEWHERE = "arm64-linux"
@@ -50,6 +53,26 @@ def model() -> ir.Model:
 
 
 @pytest.fixture
+def redundant() -> ir.Model:
+    """Two layers of 64 hidden features, of which the second 32 hardly reach the outputs."""
+    rng = np.random.default_rng(0)
+    first = rng.standard_normal((64, 48)).astype(np.float32)
+    second = rng.standard_normal((24, 64)).astype(np.float32)
+    second[:, 32:] *= 1e-5
+    weights = [numpy_helper.from_array(first, "a"), numpy_helper.from_array(second, "b")]
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "b"], ["y"], transB=1),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [64, 48])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [64, 24])
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    opsets = [helper.make_opsetid("", 20)]
+    return sparsecc.capture(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+@pytest.fixture
 def data() -> sparsecc.Calibration:
     rng = np.random.default_rng(1)
     return sparsecc.Calibration(
@@ -68,11 +91,11 @@ def matrices(model: ir.Model) -> dict[str, np.ndarray]:
 def test_meets_the_latency_where_it_hurts_least(model: ir.Model, data: sparsecc.Calibration) -> None:
     before = matrices(model)
     result = sparsecc.compress(
-        model, SHARE, calibration=data, bits=[32], sparsities=(0.5, 0.75, 0.9), target=ELSEWHERE
+        model, SHARE, calibration=data, widths=[1], bits=[32], sparsities=(0.5, 0.75, 0.9), target=ELSEWHERE
     )
     assert not result.measured
-    assert 0.9 * SHARE <= result.latency <= SHARE
-    assert result.bits == 32
+    assert 0.9 * SHARE <= result.cost <= SHARE
+    assert result.bits == (32,)
     for name, matrix in matrices(result.model).items():
         option = result.options.get(name)
         if option is None or option.dense:
@@ -88,7 +111,7 @@ def test_meets_the_latency_where_it_hurts_least(model: ir.Model, data: sparsecc.
 
 
 def test_outputs_change_less_than_with_one_pattern(model: ir.Model, data: sparsecc.Calibration) -> None:
-    result = sparsecc.compress(model, SHARE, calibration=data, bits=[32], target=ELSEWHERE)
+    result = sparsecc.compress(model, SHARE, calibration=data, widths=[1], bits=[32], target=ELSEWHERE)
     fresh = np.random.default_rng(7).standard_normal((8, 1, 64, 16, 16)).astype(np.float32)
     expected = [tuple(evaluate(model, {"x": x}).values()) for x in fresh]
 
@@ -103,19 +126,104 @@ def test_outputs_change_less_than_with_one_pattern(model: ir.Model, data: sparse
 
 def test_without_data_weights_go_by_magnitude(model: ir.Model) -> None:
     result = sparsecc.compress(model, SHARE, target=ELSEWHERE)
-    assert 0.9 * SHARE <= result.latency <= SHARE
+    assert 0.9 * SHARE <= result.cost <= SHARE
     assert result.divergence is None
     before = matrices(model)
     for name, matrix in matrices(result.model).items():
         assert np.array_equal(matrix[matrix != 0], before[name][matrix != 0])
 
 
-def test_eight_bits_are_taken_where_they_change_less(model: ir.Model, data: sparsecc.Calibration) -> None:
+def test_each_layer_has_its_own_bits(model: ir.Model, data: sparsecc.Calibration) -> None:
     result = sparsecc.compress(
-        model, 0.3, calibration=data, sparsities=(0.5, 0.9), target="arm64-linux+dotprod"
+        model, 0.35, calibration=data, widths=[1], sparsities=(0.5, 0.9), target="arm64-linux+dotprod"
     )
-    assert result.bits == 8
-    assert "QuantizeLinear" in {node.op_type for node in result.model.graph}
+    assert 0.9 * 0.35 <= result.cost <= 0.35
+    assert result.bits == (32, 8)
+    stored = {
+        node.inputs[0].name: node
+        for node in result.model.graph
+        if node.op_type == "DequantizeLinear" and node.inputs[0] and node.inputs[0].is_initializer()
+    }
+    for name, option in result.options.items():
+        assert (f"{name}.int8" in stored) == (option.bits == 8)
+    # the classifier's inputs in 8 bits change the outputs most, and it takes no time
+    assert result.options["head"] == Option()
+    found = {one.bits: one.divergence for one in result.candidates}
+    assert set(found) == {(32, 8), (32,), (8,)}
+    both = found.pop((32, 8))
+    assert all(other is None or (both is not None and both < other) for other in found.values())
+
+
+def test_channels_go_where_that_changes_less(redundant: ir.Model) -> None:
+    rng = np.random.default_rng(1)
+    data = sparsecc.Calibration([{"x": rng.standard_normal((64, 48)).astype(np.float32)} for _ in range(4)])
+    result = sparsecc.compress(
+        redundant, 0.75, calibration=data, widths=(1, 0.5), bits=[32], patterns=["4x1"],
+        sparsities=(0.5, 0.8), target=ELSEWHERE,
+    )  # fmt: skip
+    assert result.cost <= 0.75
+    assert result.pruned is not None
+    assert result.width == pytest.approx(0.5, abs=0.05)
+    assert result.divergence is not None and result.divergence < 1e-6
+    (group,) = result.pruned.groups
+    assert group.kept == tuple(range(32))
+    replayed = sparsecc.replay(redundant, result.pruned.plan)
+    assert {name: matrix.shape for name, matrix in matrices(replayed.model).items()} == {
+        name: matrix.shape for name, matrix in matrices(result.model).items()
+    }
+    assert [(one.bits, one.note) for one in result.candidates] == [((32,), ""), ((32,), "")]
+
+
+def test_a_width_that_cannot_be_better_is_given_up(model: ir.Model, data: sparsecc.Calibration) -> None:
+    result = sparsecc.compress(
+        model, 0.9, calibration=data, widths=(1, 0.5, 0.3), bits=[32], sparsities=(0.5,), target=ELSEWHERE
+    )
+    assert result.pruned is None
+    assert result.width == 1
+    assert len(result.candidates) == 2
+    assert result.candidates[1].width == pytest.approx(0.5, abs=0.1)
+    assert "removing channels alone" in result.candidates[1].note
+
+
+def test_skipped_layers_keep_their_channels(model: ir.Model, data: sparsecc.Calibration) -> None:
+    result = sparsecc.compress(
+        model, 0.6, calibration=data, widths=(0.8,), bits=[32], patterns=["4x1"], sparsities=(0.9,),
+        skip=["w0"], target=ELSEWHERE,
+    )  # fmt: skip
+    assert result.pruned is not None
+    after = matrices(result.model)
+    assert np.array_equal(after["w0"], matrices(model)["w0"])
+    assert after["head"].shape[1] < 64
+
+
+def test_zeros_as_many_as_asked_for(model: ir.Model, data: sparsecc.Calibration) -> None:
+    result = sparsecc.compress(model, zeros=0.7, calibration=data)
+    assert 0.7 <= result.zeros <= 0.71
+    assert (result.goal, result.measured) == ("zeros", False)
+    assert result.cost == pytest.approx(1 - result.zeros)
+    assert {option.pattern for option in result.options.values() if not option.dense} == {"unstructured"}
+    assert result.options["w1"].sparsity == max(option.sparsity for option in result.options.values())
+    (uniform,) = result.uniform
+    assert uniform.sparsity == pytest.approx(0.7, abs=0.01)
+    assert result.error < uniform.error
+
+
+@pytest.mark.parametrize("bits", [(32,), (32, 8)])
+def test_bytes_of_the_artifact(
+    model: ir.Model, data: sparsecc.Calibration, tmp_path: Path, bits: tuple[int, ...]
+) -> None:
+    result = sparsecc.compress(
+        model, bytes=0.4, calibration=data, widths=[1], bits=bits, sparsities=(0.5, 0.8)
+    )
+
+    def weights(one: ir.Model) -> int:
+        out = tmp_path / "m.scc"
+        artifact = sparsecc.compile(one, "cpu", out, measure=False, database=False, overwrite=True)
+        return artifact.manifest.weights_bytes
+
+    assert weights(result.model) / weights(model) == pytest.approx(result.cost, abs=1e-9)
+    assert 0.3 <= result.cost <= 0.4
+    assert (8 in result.bits) == (8 in bits)
 
 
 def test_sensitivity_is_the_change_of_the_outputs(model: ir.Model, data: sparsecc.Calibration) -> None:
@@ -142,6 +250,12 @@ def test_sensitivity_puts_the_weights_back(model: ir.Model, data: sparsecc.Calib
     ("options", "message"),
     [
         ({"latency": 1.0}, "between 0 and 1"),
+        ({"latency": None}, "give one budget"),
+        ({"latency": 0.5, "zeros": 0.5}, "give one budget"),
+        ({"latency": None, "bytes": 1.5}, "budget of bytes is a share between 0 and 1"),
+        ({"latency": None, "bytes": 0.01}, "0.01 was asked for"),
+        ({"latency": 0.5, "widths": [1.5]}, "over 0 and up to 1"),
+        ({"latency": 0.5, "widths": [0.5]}, "widths under 1 need calibration data"),
         ({"latency": 0.5, "sparsities": ()}, "between 0 and 1"),
         ({"latency": 0.5, "probes": 0}, "at least one batch"),
         ({"latency": 0.5, "bits": [4]}, "32 or 8 bits, not 4"),

@@ -16,6 +16,7 @@ from sparsecc.errors import UsageError
 from sparsecc.ir.encoding import Encoding, as_matrix, fits, get_encoding
 from sparsecc.ir.evaluate import evaluate
 from sparsecc.ir.weights import weight_uses
+from sparsecc.passes.ratios import erk
 from sparsecc.training import METHODS, SparseTraining, distillation
 
 STEPS = 40
@@ -202,6 +203,19 @@ def test_srigl_keeps_the_number_of_weights_of_every_output(model: ir.Model) -> N
         assert len(set(counts)) == 1 and counts[0] == round(0.25 * weight.mask.mask[0].numel())
 
 
+def test_small_layers_keep_more_by_erk(model: ir.Model) -> None:
+    training = SparseTraining(model, "unstructured", 0.8, method="rigl", scope="erk", steps=STEPS, min_size=0)
+    trained(training)
+    shapes = {use.layer: use.value.shape.numpy() for use in weight_uses(model) if use.value.shape is not None}
+    expected = erk(shapes, 0.8)
+    assert len(set(expected.values())) > 1
+    assert training.sparsity == pytest.approx(0.8, abs=2e-3)
+    for use in weight_uses(training.finish()):
+        assert use.value.const_value is not None
+        zeros = np.mean(use.value.const_value.numpy() == 0)
+        assert zeros == pytest.approx(expected[use.layer], abs=4e-3)
+
+
 def test_soft_thresholds_shrink_what_stays_and_let_gradients_through() -> None:
     linear = sparsecc.capture(nn.Linear(32, 64, bias=False).eval(), (torch.zeros(1, 32),))
     training = SparseTraining(linear, "unstructured", 0.5, method="st-3", steps=4)
@@ -237,6 +251,7 @@ def test_distillation_is_the_divergence_of_the_classes() -> None:
     [
         ({"method": "hope"}, "the method is one of fixed"),
         ({"steps": 0}, "at least 1"),
+        ({"scope": "owl"}, "the scope is layer or erk"),
         ({"pattern": "2:4", "method": "rigl"}, "sr-ste is made for N:M"),
         ({"pattern": "2:4", "sparsity": 0.7}, "fixes the sparsity at 0.5"),
         ({"sparsity": 1.5}, "under 1"),

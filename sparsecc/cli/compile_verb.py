@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from sparsecc.cli.options import (
     Verbs,
+    add_budget,
     add_calibration,
     add_hooks,
-    add_latency,
     add_source,
     add_sparsity,
     add_verb,
+    check_out,
     read_hooks,
     read_passes,
     read_shapes,
@@ -64,27 +65,34 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     add_sparsity(parser)
-    add_latency(parser, required=False)
+    add_budget(parser, required=False)
     add_calibration(parser)
     add_hooks(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compile, and sum up what was made."""
-    from sparsecc.cli.compress_verb import compressed, show
+    from sparsecc.cli.compress_verb import compressed, save_plan, show
     from sparsecc.cli.source import read_model, read_source
     from sparsecc.compiler import compile
 
     shapes, passes = read_shapes(args.shape), read_passes(args)
     hooks = read_hooks(args)
-    if args.latency is None and (args.calibration or args.bits or args.patterns):
-        raise UsageError("--calibration, --bits and --patterns belong to --latency")
-    if args.latency is not None and passes:
-        raise UsageError("--latency chooses the zeros: leave --pattern, --sparsity and --passes out")
-    source, inputs = read_source(args.source) if args.latency is None else (None, None)
+    budget = any(share is not None for share in (args.latency, args.zeros, args.bytes))
+    extra = (args.calibration, args.bits, args.patterns, args.widths, args.save_plan)
+    if not budget and any(extra):
+        raise UsageError(
+            "--calibration, --bits, --patterns, --widths and --save-plan belong to --latency, --zeros "
+            "or --bytes"
+        )
+    if budget and passes:
+        raise UsageError("a budget chooses the zeros: leave --pattern, --sparsity and --passes out")
+    if args.save_plan is not None:
+        check_out(args.save_plan, force=args.force)
+    source, inputs = (None, None) if budget else read_source(args.source)
     with Progress(quiet=args.quiet) as progress:
         result = None
-        if args.latency is not None:
+        if budget:
             progress("capture", 0, 1)
             result = compressed(read_model(args.source, shapes), args, shapes, progress)
             source = result.model
@@ -105,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
             hooks=hooks,
             progress=progress,
         )
+    if result is not None:
+        save_plan(result, args)
     if not args.quiet:
         if result is not None:
             show(result)

@@ -32,6 +32,7 @@ VERBS = (
     "bench",
     "eval",
     "sweep",
+    "knee",
     "inspect",
     "targets",
     "passes",

@@ -54,7 +54,10 @@ def add_sparsity(parser: argparse.ArgumentParser) -> None:
         "--sparsity", type=float, metavar="SHARE", help="share of zeros, such as 0.8; N:M has its own"
     )
     group.add_argument(
-        "--scope", choices=("layer", "global"), default="layer", help="each layer alike, or one threshold"
+        "--scope",
+        choices=("layer", "global", "erk", "owl"),
+        default="layer",
+        help="each layer alike, one threshold, more in small layers, or (with data) in those with outliers",
     )
     group.add_argument(
         "--skip", action="append", default=[], metavar="GLOB", help="layers to leave alone (may be repeated)"
@@ -67,7 +70,7 @@ def add_sparsity(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_latency(text: str) -> float:
+def read_share(text: str) -> float:
     """`0.5x`, `0.5` or `50%` -> 0.5, for argparse."""
     number = text.strip().removesuffix("x")
     scale = 0.01 if number.endswith("%") else 1.0
@@ -76,27 +79,52 @@ def read_latency(text: str) -> float:
     except ValueError:
         found = 0.0
     if not 0 < found < 1:
-        raise argparse.ArgumentTypeError(
-            f"expected a share of the dense model's time such as 0.5x, not {text!r}"
-        )
+        raise argparse.ArgumentTypeError(f"expected a share such as 0.5x or 50%, not {text!r}")
     return found
 
 
-def add_latency(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """--latency, --bits and --patterns of `compress`."""
-    group = parser.add_argument_group("latency")
+def read_widths(text: str) -> tuple[float, ...]:
+    """`1,0.85` -> (1.0, 0.85), for argparse."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < one <= 1 for one in found):
+        raise argparse.ArgumentTypeError(f"expected shares of the FLOPs such as 1,0.85, not {text!r}")
+    return found
+
+
+def add_budget(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """What `compress` is to meet, and what it may use."""
+    group = parser.add_argument_group("budget")
+    much = group.add_mutually_exclusive_group(required=required)
+    much.add_argument(
+        "--latency", type=read_share, metavar="SHARE", help="of the dense float32 model's time, such as 0.5x"
+    )
+    much.add_argument(
+        "--zeros", type=read_share, metavar="SHARE", help="of all weights that become zero, such as 80%%"
+    )
+    much.add_argument(
+        "--bytes", type=read_share, metavar="SHARE",
+        help="of the bytes of the dense float32 artifact's weights, indices included, such as 0.25x",
+    )  # fmt: skip
     group.add_argument(
-        "--latency", type=read_latency, required=required, metavar="SHARE",
-        help="of the dense float32 model's time, such as 0.5x",
+        "--widths", type=read_widths, metavar="A,B,...",
+        help="shares of the FLOPs to consider that are left when channels, heads and features go "
+        "(1,0.85,0.7 with --calibration, else 1)",
     )  # fmt: skip
     group.add_argument(
         "--bits", type=int, action="append", choices=(32, 8),
-        help="of weights and activations to consider (both with --calibration, else 32; may be repeated)",
+        help="of weights and activations, for each layer to choose from (both with --calibration, else 32; "
+        "may be repeated)",
     )  # fmt: skip
     group.add_argument(
         "--patterns", action="append", metavar="PATTERN",
-        help="to consider (unstructured and 4x1, with 8 bits 4x4; may be repeated)",
+        help="for each layer to choose from (unstructured and 4x1, with 8 bits 4x4; may be repeated)",
     )  # fmt: skip
+    group.add_argument(
+        "--save-plan", type=Path, metavar="FILE", help="write which channels stay as JSON, for `prune --plan`"
+    )
 
 
 def add_hooks(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sparsecc.cli.options import Verbs, add_source, add_verb, check_out, read_shapes
 from sparsecc.cli.progress import Progress
-from sparsecc.cli.table import table
+from sparsecc.cli.table import group_table, table
 from sparsecc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -272,17 +272,7 @@ def _shares(texts: Sequence[str], option: str) -> dict[str, float]:
 
 
 def _print(result: PruneResult) -> None:
-    rows = [
-        (
-            group.name,
-            group.kind,
-            f"{group.size:,}",
-            f"{len(group.kept):,}",
-            f"{1 - len(group.kept) / group.size:.1%}",
-        )
-        for group in result.groups
-    ]
-    print(table(("group", "kind", "#before", "#after", "#gone"), rows))
+    print(group_table(result.groups))
     print()
     costs = [
         (name, f"{before:,.0f}", f"{after:,.0f}", f"{after / before:.1%}" if before else "")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sparsecc.errors import Refusal
+    from sparsecc.passes.prune_plan import PrunedGroup
     from sparsecc.sparsifier import LayerZeros
 
 
@@ -40,3 +41,18 @@ def layer_table(layers: Iterable[LayerZeros], refusals: Iterable[Refusal]) -> st
         for layer in layers
     ]
     return table(("layer", "shape", "pattern", "#zeros", "left as it was because"), rows)
+
+
+def group_table(groups: Iterable[PrunedGroup]) -> str:
+    """What groups of channels, heads and features lost."""
+    rows = [
+        (
+            group.name,
+            group.kind,
+            f"{group.size:,}",
+            f"{len(group.kept):,}",
+            f"{1 - len(group.kept) / group.size:.1%}",
+        )
+        for group in groups
+    ]
+    return table(("group", "kind", "#before", "#after", "#gone"), rows)

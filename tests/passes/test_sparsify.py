@@ -239,7 +239,7 @@ BAD = [
     ("pattern=4x1 sparsity=nan", "under 1"),
     ("pattern=2:4 sparsity=0.75", "fixes the sparsity at 0.5"),
     ("pattern=2:4 scope=global", "no global budget"),
-    ("sparsity=0.5 scope=model", "layer or global"),
+    ("sparsity=0.5 scope=model", "layer, global or erk"),
     ("sparsity=0.5 min-size=-1", "min-size"),
 ]
 

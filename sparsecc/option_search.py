@@ -1,0 +1,330 @@
+"""What each option costs each layer and how much it changes the outputs, and the choice for a budget.
+
+Each option is tried on all layers at once, which shows what every layer costs then. How much the outputs
+change is computed with one layer at a time: with its zeros in PyTorch, and with its weights and inputs in
+8 bits in ONNX Runtime; the two are added. A dynamic programme picks, the whole is gauged, and what it misses
+goes into the next budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsecc.errors import Refusal, UsageError
+from sparsecc.gauge import Gauge
+from sparsecc.ir.edit import constant_of
+from sparsecc.ir.evaluate import outputs_of
+from sparsecc.passes.allocate import Option, Table, allocate
+from sparsecc.passes.base import Context
+from sparsecc.passes.criteria import Calibration
+from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
+from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
+from sparsecc.passes.one_shot import OneShot, one_shot
+from sparsecc.quantizer import quantize
+
+Progress = Callable[[str, int, int], None]
+"""Called with a phase's name, how much of it is done, and how much there is."""
+
+DRAFT = OneShot("sparsegpt", regress=False)
+"""Shows what an option costs: an order of magnitude faster than ALPS."""
+_ROUNDS = 8
+_LEAST = 1e-12
+"""Error of what changes the outputs by nothing that can be seen: it still is a change."""
+
+
+class OutOfReachError(UsageError):
+    """The options do not reach a budget."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """One pattern with the same share of zeros in all layers, at the same cost.
+
+    Attributes:
+        pattern: its name.
+        bits: of all weights and activations.
+        sparsity: with which the budget is met, between two that were tried, or None if none meets it.
+        error: sum of the layers' divergences, as `CompressResult.error` is.
+    """
+
+    pattern: str
+    bits: int
+    sparsity: float | None
+    error: float
+
+
+class OptionSearch:
+    """Tables of a model's layers and options, and choices by them.
+
+    Args:
+        model: dense, all its channels there or some removed; not changed.
+        gauge: what the budget is of.
+        options: the first is dense in 32 bits; one dense with 8 bits is before others with 8 bits.
+        calibration: inputs that the final weights are fitted to; None: weights go by magnitude.
+        sample: some of them, for the tables.
+        skip: names of layers or parameters to leave alone, or globs.
+        min_size: weights with fewer elements get no zeros.
+        tell: told about every phase.
+
+    Raises:
+        UsageError: no layer can be changed, or data that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        gauge: Gauge,
+        options: Sequence[Option],
+        calibration: Calibration | None,
+        sample: Calibration | None,
+        *,
+        skip: tuple[str, ...],
+        min_size: int,
+        tell: Progress,
+    ) -> None:
+        self.model, self.options = model, tuple(options)
+        self._gauge, self._tell = gauge, tell
+        self._data, self._sample = calibration, sample
+        self._skip, self._min_size = skip, min_size
+        self._refusals: dict[str, Refusal] = {}
+        self.names, self._errors, self._costs, self._rest = self._tables()
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Layers that no option fits, and why."""
+        return tuple(self._refusals.values())
+
+    def error(self, chosen: Sequence[int]) -> float:
+        """Sum of the errors of a choice."""
+        return float(self._errors[np.arange(len(chosen)), chosen].sum())
+
+    def by_name(self, chosen: Sequence[int]) -> dict[str, Option]:
+        """A choice by the name of the layer."""
+        return {name: self.options[option] for name, option in zip(self.names, chosen, strict=True)}
+
+    def choose(self, goal: float, bits: Collection[int]) -> list[int]:
+        """An option for each layer with which the whole model is gauged at the goal, or a little below.
+
+        Args:
+            goal: cost over that of the dense model.
+            bits: that layers may have; one that cannot have them keeps 32.
+
+        Raises:
+            OutOfReachError: the options do not reach it; the nearest is named.
+        """
+        errors = self._allowed(bits)
+        budget, noise = goal - self._rest, self._gauge.noise
+        nearest: tuple[float, list[int]] | None = None
+        for number in range(_ROUNDS):
+            self._tell(f"choose, {bits_text(bits)}", number, _ROUNDS)
+            try:
+                chosen = allocate(errors, self._costs, budget) if budget > 0 else None
+            except UsageError:
+                chosen = None
+            if chosen is None:
+                break
+            share = self._gauge.share(self.quantized(self.made(chosen, None), chosen, self._sample))
+            miss = abs(share / goal - 1)
+            if share <= goal and (nearest is None or miss < nearest[0]):
+                nearest = miss, chosen
+            if goal * (1 - 2 * noise) <= share <= goal:
+                break
+            if share <= goal and chosen == list(errors.argmin(axis=1)):  # nothing that hurts less is there
+                break
+            budget += goal * (1 - noise) - share
+        if nearest is None:
+            cheapest = np.where(np.isfinite(errors), self._costs, np.inf).min(axis=1).sum() + self._rest
+            raise OutOfReachError(
+                f"with {bits_text(bits)} these patterns reach about {cheapest:.2f} of the dense model, "
+                f"{goal:g} was asked for; allow more zeros, other patterns or smaller layers"
+            )
+        return nearest[1]
+
+    def made(self, chosen: Sequence[int], method: OneShot | None) -> ir.Model:
+        """The model with these zeros in 32 bits, by magnitude without a method."""
+        items = [
+            option.item(tuple(name for name, one in zip(self.names, chosen, strict=True) if one == number))
+            for number, option in enumerate(self.options)
+            if not option.dense and number in chosen
+        ]
+        copy = self.model.clone()
+        if self._data is None or method is None:
+            for item in items:
+                item.apply(copy, Context())
+        elif items:
+            one_shot(
+                self.model, copy, items, self._data, method,
+                progress=lambda done, total: self._tell(f"fit by {method.method}", done, total),
+            )  # fmt: skip
+        return copy
+
+    def quantized(self, model: ir.Model, chosen: Sequence[int], data: Calibration | None = None) -> ir.Model:
+        """The model with the layers in 8 bits that shall be, whose ranges are chosen on the data; all of it
+        where none are given."""
+        wide = tuple(name for name, option in self.by_name(chosen).items() if option.bits == 32)
+        if len(wide) == len(self.names):
+            return model
+        return self._in_bytes(model, wide, data or self._data)
+
+    def uniform(self, goal: float) -> tuple[Uniform, ...]:
+        """What single patterns would need for the same cost."""
+        kinds = dict.fromkeys((option.pattern, option.bits) for option in self.options if not option.dense)
+        return tuple(self._uniform(pattern, bits, goal - self._rest) for pattern, bits in kinds)
+
+    def _in_bytes(self, model: ir.Model, wide: tuple[str, ...], data: Calibration | None) -> ir.Model:
+        return quantize(model, calibration=data, skip=(*self._skip, *wide)).model
+
+    def _allowed(self, bits: Collection[int]) -> Table:
+        """Errors, infinite for options with other numbers of bits."""
+        wanted = np.array([option.bits in bits for option in self.options])
+        inside = np.where(wanted, self._errors, np.inf)
+        wide = np.where(np.array([option.bits == 32 for option in self.options]), self._errors, np.inf)
+        return np.where(np.isfinite(inside).any(axis=1, keepdims=True), inside, wide)
+
+    def _tables(self) -> tuple[list[str], Table, Table, float]:
+        """Names of layers, errors and costs [layers, options], and the cost outside of them."""
+        layers = {layer.uses[0].layer: layer for layer in linear_layers(self.model)[0]}
+        narrow = any(option.bits == 8 for option in self.options)
+        rounded = self._rounded(list(layers)) if narrow else {}
+        columns: list[tuple[dict[str, float], dict[str, float]]] = []
+        whole: dict[int, tuple[dict[str, float], float]] = {}
+        for number, option in enumerate(self.options):
+            self._tell("try options", number, len(self.options))
+            variant = self._variant(option)
+            seen = variant if option.bits == 32 else self._in_bytes(variant, (), self._sample)
+            costs, total = self._gauge.costs(seen)
+            if option.dense:
+                whole[option.bits] = costs, total
+            columns.append((self._column(option, layers, variant, rounded), costs))
+        first = columns[0][1]
+        names = [
+            name for name in layers if name in first and any(name in changed for changed, _ in columns[1:])
+        ]
+        if not names:
+            raise UsageError("no layer can be made sparse; " + "; ".join(map(str, self._refusals.values())))
+        rests = {
+            bits: total - sum(costs.get(n, 0.0) for n in names) for bits, (costs, total) in whole.items()
+        }
+        errors = np.full((len(names), len(columns)), np.inf)
+        costs = np.zeros(errors.shape)
+        for place, (option, (changed, found)) in enumerate(zip(self.options, columns, strict=True)):
+            base, _ = whole[option.bits]
+            inside = max(sum(base.get(name, 0.0) for name in names), 1e-30)
+            for row, name in enumerate(names):
+                if name not in found or (place and name not in changed):
+                    continue
+                errors[row, place] = changed.get(name, 0.0)
+                # what 8 bits change outside of the layers is shared among them
+                outside = (rests[option.bits] - rests[32]) * base.get(name, 0.0) / inside
+                costs[row, place] = max(found[name] + outside, 0.0)
+        return names, errors, costs, rests[32]
+
+    def _column(
+        self,
+        option: Option,
+        layers: Mapping[str, LinearLayer],
+        variant: ir.Model,
+        rounded: Mapping[str, float],
+    ) -> dict[str, float]:
+        """Errors of the layers that can have an option."""
+        found = {layer.uses[0].layer: layer for layer in linear_layers(variant)[0]}
+        changed: dict[str, float] = {}
+        for number, (name, layer) in enumerate(layers.items()):
+            self._tell(f"sensitivity, {option}", number, len(layers))
+            weights = _changes(layer, found[name])
+            if (option.bits == 8 and name not in rounded) or (not option.dense and not weights):
+                continue
+            error = rounded[name] if option.bits == 8 else 0.0
+            if weights:
+                error += _error(layer.value, weights, self._sensitivity)
+            changed[name] = max(error, _LEAST) if weights or option.bits == 8 else 0.0
+        return changed
+
+    @cached_property
+    def _sensitivity(self) -> Sensitivity | None:
+        return None if self._sample is None else Sensitivity(self.model, self._sample)
+
+    def _rounded(self, names: list[str]) -> dict[str, float]:
+        """Divergence with each layer alone in 8 bits, of those that can be."""
+        assert self._sample is not None
+        batches = [batch for batch, _ in self._sample.stream(self.model)]
+        expected = outputs_of(self.model, batches)
+        found: dict[str, float] = {}
+        for number, name in enumerate(names):
+            self._tell("sensitivity, 8 bits", number, len(names))
+            others = tuple(other for other in names if other != name)
+            result = quantize(self.model, calibration=self._sample, skip=(*self._skip, *others))
+            if any(why.where == name and why.code != "few-columns" for why in result.refusals):
+                continue
+            found[name] = divergence(outputs_of(result.model, batches), expected)
+        return found
+
+    def _variant(self, option: Option) -> ir.Model:
+        """All layers with one option's zeros, as fast methods make them."""
+        copy = self.model.clone()
+        if option.dense:
+            return copy
+        item = option.item(skip=self._skip, min_size=self._min_size)
+        if self._sample is None:
+            result = item.apply(copy, Context())
+        else:
+            result = one_shot(self.model, copy, item, self._sample, DRAFT)
+        self._refusals.update({refusal.where: refusal for refusal in result.refusals})
+        return copy
+
+    def _uniform(self, pattern: str, bits: int, budget: float) -> Uniform:
+        places = [
+            number
+            for number, option in enumerate(self.options)
+            if option.bits == bits and (option.pattern == pattern or option.dense)
+        ]
+        finite = np.isfinite(self._errors)
+        own = np.where(finite[:, places].any(axis=1), places[0], 0)  # layers that cannot have it stay
+        rows = np.arange(len(own))
+        kept = np.where(finite[rows, own], self._errors[rows, own], 0.0), self._costs[rows, own]
+        damage, total = (
+            np.array([np.where(finite[:, place], table[:, place], base).sum() for place in places])
+            for table, base in zip((self._errors, self._costs), kept, strict=True)
+        )
+        shares = np.array([self.options[place].sparsity for place in places])
+        fits = np.flatnonzero(total <= budget)
+        if not len(fits):
+            return Uniform(pattern, bits, None, float(damage[-1]))
+        first = int(fits[0])
+        if first == 0:
+            return Uniform(pattern, bits, 0.0, float(damage[0]))
+        ends = [first, first - 1]
+        sparsity, error = (float(np.interp(budget, total[ends], row[ends])) for row in (shares, damage))
+        return Uniform(pattern, bits, sparsity, error)
+
+
+def bits_text(bits: Collection[int]) -> str:
+    """Such as `32 bits` and `8 or 32 bits`."""
+    return f"{' or '.join(map(str, sorted(bits)))} bits"
+
+
+def _changes(dense: LinearLayer, sparse: LinearLayer) -> dict[str, np.ndarray]:
+    """Weight and bias of a layer that are others now, by the name of the initializer."""
+    changed: dict[str, np.ndarray] = {}
+    for old, new in ((dense.value, sparse.value), (dense.bias, sparse.bias)):
+        before = None if old is None else constant_of(old)
+        after = None if new is None else constant_of(new)
+        if old is None or before is None or after is None or np.array_equal(before, after):
+            continue
+        changed[old.name or ""] = after
+    return changed
+
+
+def _error(value: ir.Value, weights: Mapping[str, np.ndarray], sensitivity: Sensitivity | None) -> float:
+    """What replacing a layer's weights does."""
+    if sensitivity is not None:
+        return sensitivity.of(weights)
+    before = constant_of(value)
+    assert before is not None
+    lost = np.square(before - weights[value.name or ""], dtype=np.float64).sum()
+    return float(lost / np.square(before, dtype=np.float64).sum())
