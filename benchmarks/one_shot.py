@@ -65,9 +65,11 @@ METHODS: dict[str, Method] = {
     "alps": Method(OneShot(regress=False)),
     "alps-dense": Method(OneShot()),
     "alps-gradients": Method(_BEST),
+    "alps-damped": Method(replace(_BEST, damping=0.1)),
     "alps-permuted": Method(_BEST, permute=True),
     "alps-blocks": Method(_BLOCKS),
     "alps-int8": Method(replace(_BEST, bits=8), bits=8),
+    "alps-int4": Method(replace(_BEST, bits=4), bits=4),
     "alps-blocks-int4": Method(_BLOCKS, bits=4),
 }
 _MAIN = ("magnitude", "alps-gradients")
@@ -86,9 +88,10 @@ CELLS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("smollm2-135m", "unstructured", 0.3, _MAIN),
     ("smollm2-135m", "4x1", 0.3, _MAIN),
     ("smollm2-135m", "unstructured", 0.5, ("wanda", "gblm", "dsnot", "sparsegpt", "alps-int8")),
-    ("efficientnet-lite0", "unstructured", 0.5, ("wanda", "sparsegpt")),
+    ("efficientnet-lite0", "unstructured", 0.5, ("wanda", "sparsegpt", "alps-damped")),
+    ("efficientnet-lite0", "4x1", 0.5, ("alps-damped",)),
     ("smollm2-135m", "2x1", 0.5, ("alps-blocks",)),
-    ("smollm2-135m", "1x16", 0.5, ("magnitude", "alps-blocks-int4")),
+    ("smollm2-135m", "1x16", 0.5, ("magnitude", "alps-int4", "alps-blocks-int4")),
 )
 """Task, pattern, sparsity and methods, in the order in which they are measured."""
 
