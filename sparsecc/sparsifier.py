@@ -18,6 +18,7 @@ from sparsecc.passes.criteria.linear_layers import linear_layers
 from sparsecc.passes.one_shot import OneShot, one_shot
 from sparsecc.passes.one_shot_blocks import Reconstruction
 from sparsecc.passes.one_shot_importance import squared_gradients
+from sparsecc.passes.one_shot_solvers import DAMPING
 from sparsecc.passes.permute import Permute
 from sparsecc.passes.ratios import owl as weigh_outliers
 from sparsecc.passes.sparsify import Sparsify
@@ -74,6 +75,7 @@ def sparsify(
     method: str = "magnitude",
     calibration: Calibration | None = None,
     gradients: bool = False,
+    damping: float = DAMPING,
     bits: int = 32,
     reconstruct: int = 0,
     folder: Path | None = None,
@@ -100,6 +102,8 @@ def sparsify(
         calibration: some batches of inputs like those that the model will see, for these methods.
         gradients: let what an error of each output costs decide too, and the sparsity differ between
             layers; needs PyTorch.
+        damping: pull of sparsegpt and alps towards the dense weights, as a share of the mean square of the
+            inputs; larger where the data are few, or alike, and other data will come.
         bits: 8 or 4 for weights that `quantize` stores in so many bits as they are, chosen with the data; 32.
         reconstruct: epochs of fitting the weights that stay in each block to its outputs in the dense model,
             by gradient on the data; needs PyTorch. 0 is none.
@@ -118,8 +122,10 @@ def sparsify(
             if method == "magnitude"
             else f"method {method} needs calibration data: some batches of inputs"
         )
-    if calibration is None and (gradients or bits < 32 or reconstruct or folder is not None):
-        raise UsageError("gradients, bits, reconstruct and folder need a method with calibration data")
+    if calibration is None and (gradients or bits < 32 or reconstruct or folder or damping != DAMPING):
+        raise UsageError(
+            "gradients, damping, bits, reconstruct and folder need a method with calibration data"
+        )
     if reconstruct < 0:
         raise UsageError(f"the number of epochs must not be negative, not {reconstruct}")
     if sparsity is None:
@@ -149,7 +155,7 @@ def sparsify(
         dense = copy.clone()
         data = calibration.cut(copy)
         fit = Reconstruction(reconstruct, seed=seed) if reconstruct else None
-        options = OneShot(method, gradients=gradients, bits=bits, reconstruction=fit)
+        options = OneShot(method, damping=damping, gradients=gradients, bits=bits, reconstruction=fit)
         result = one_shot(
             dense, copy, _items(dense, item, data, owl=scope == "owl"), data, options, folder=folder,
             progress=lambda done, total: tell("sparsify", done, total),

@@ -52,6 +52,13 @@ def add(verbs: Verbs) -> None:
         help="let gradients say what an error costs, and layers differ in their sparsity (PyTorch)",
     )
     group.add_argument(
+        "--damping",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="pull towards the dense weights (%(default)s; more where the data are few or alike)",
+    )
+    group.add_argument(
         "--reconstruct",
         type=int,
         default=0,
@@ -94,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
             method=args.method or ("magnitude" if data is None else "alps"),
             calibration=data,
             gradients=args.gradients,
+            damping=args.damping,
             bits=args.bits,
             reconstruct=args.reconstruct,
             folder=args.resume,

@@ -344,8 +344,25 @@ def test_bad_options() -> None:
         sparsecc.sparsify(network(), method="alps", calibration=data, bits=8, reconstruct=2)
     with pytest.raises(UsageError, match="need a method with calibration"):
         sparsecc.sparsify(network(), gradients=True)
+    with pytest.raises(UsageError, match="damping must be positive, not 0"):
+        sparsecc.sparsify(network(), method="alps", calibration=data, damping=0)
+    with pytest.raises(UsageError, match="need a method with calibration"):
+        sparsecc.sparsify(network(), damping=0.1)
     with pytest.raises(UsageError, match="must not be negative"):
         sparsecc.sparsify(network(), method="alps", calibration=data, reconstruct=-1)
+
+
+def test_damping_pulls_towards_the_dense_weights() -> None:
+    data = Calibration(inputs(SHAPE, 3))
+    gaps: list[float] = []
+    for damping in (0.01, 1.0, 1e4):
+        model = sparsecc.sparsify(
+            network(), "unstructured", 0.5, min_size=0, method="alps", calibration=data, damping=damping
+        ).model
+        before, after = arrays(network()), arrays(model)
+        gaps.append(sum(float(np.square((before[n] - after[n])[after[n] != 0]).sum()) for n in "abcdef"))
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[2] < 1e-3 * gaps[0]
 
 
 def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,7 +371,7 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [
         "sparsify", str(tmp_path / "dense.onnx"), "-o", str(tmp_path / "sparse.onnx"), "--pattern", "4x1",
         "--sparsity", "0.5", "--min-size", "0", "--calibration", str(tmp_path / "data.npz"), "--gradients",
-        "--reconstruct", "2", "--resume", str(tmp_path / "state"),
+        "--damping", "0.1", "--reconstruct", "2", "--resume", str(tmp_path / "state"),
     ]  # fmt: skip
     assert main(command) == 0
     assert "blocks were fitted by gradient" in capsys.readouterr().out
