@@ -17,6 +17,18 @@ HELD_OUT = 5000
 """The last images of the Fashion-MNIST training set, which no weight is trained on."""
 MEAN, DEVIATION = 0.2860, 0.3530
 """Of the pixels of Fashion-MNIST between 0 and 1."""
+PASTED = 0.6
+"""Share of the cut-outs with a piece of another picture in them."""
+MORE = (
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    ("sklearn", "datasets/images/china.jpg"),
+    ("sklearn", "datasets/images/flower.jpg"),
+    ("skimage", "data/color.png"),
+    ("skimage", "data/hubble_deep_field.jpg"),
+    ("skimage", "data/ihc.png"),
+    ("skimage", "data/retina.jpg"),
+)
+"""Package and path of pictures that are less like those of ImageNet."""
 VIEW = 0.875
 """Side of a cut-out over the side of the photograph."""
 
@@ -77,6 +89,26 @@ def photograph_pieces(count: int, seed: int) -> np.ndarray:
     return np.stack(found)
 
 
+def pasted_pieces(count: int, seed: int) -> np.ndarray:
+    """As `photograph_pieces`, with seven pictures more: [count, 3, 224, 224].
+
+    Most have a rectangle of another pasted in (CutMix, Yun et al. 2019): few pictures make many inputs.
+    """
+    generator = np.random.default_rng(seed)
+    images = [*_unlabelled(), *_more()]
+    found: list[np.ndarray] = []
+    for number in range(count):
+        piece = np.array(_piece(images[number % len(images)], generator))
+        if generator.random() < PASTED:
+            other = _piece(images[generator.integers(len(images))], generator)
+            height, width = generator.integers(60, 200, 2)
+            top, left = generator.integers(0, SIZE - height), generator.integers(0, SIZE - width)
+            place = np.s_[:, top : top + height, left : left + width]
+            piece[place] = other[place]
+        found.append(piece)
+    return np.stack(found)
+
+
 def labelled_pieces(count: int, seed: int) -> np.ndarray:
     """Random cut-outs of each of the twenty labelled photographs: [20, count, 3, 224, 224].
 
@@ -113,6 +145,12 @@ def labelled_views() -> tuple[np.ndarray, np.ndarray]:
         views.append(np.stack([_pixels(image.crop((x, y, x + size, y + size))) for x, y, size in boxes]))
         classes.append(int(path.stem.rpartition("_")[2]))
     return np.stack(views), np.array(classes)
+
+
+@cache
+def _more() -> list[Image.Image]:
+    paths = [(data_folder(package).parent / path) for package, path in MORE]
+    return [Image.open(path).convert("RGB") for path in paths]
 
 
 @cache

@@ -65,7 +65,7 @@ METHODS: dict[str, Method] = {
     "alps": Method(OneShot(regress=False)),
     "alps-dense": Method(OneShot()),
     "alps-gradients": Method(_BEST),
-    "alps-damped": Method(replace(_BEST, damping=0.1)),
+    "alps-damped": Method(OneShot(regress=False, damping=0.1)),
     "alps-permuted": Method(_BEST, permute=True),
     "alps-blocks": Method(_BLOCKS),
     "alps-int8": Method(replace(_BEST, bits=8), bits=8),

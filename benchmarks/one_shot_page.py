@@ -21,7 +21,7 @@ LABELS = {
     "alps-gradients": "with gradients",
     "alps-permuted": "reordered first",
     "alps-blocks": "blocks fitted",
-    "alps-damped": "damping 0.1",
+    "alps-damped": "ALPS, damping 0.1",
     "alps-int8": "int8",
     "alps-int4": "int4",
     "alps-blocks-int4": "blocks fitted, int4",
