@@ -121,7 +121,7 @@ def test_the_k_support_norm_and_its_gradient_are_each_others_duals(size: int, co
         value = k_support(norms, count)
         (slope,) = torch.autograd.grad(value, norms)
         largest = slope.square().sort(descending=True).values[:count].sum()
-        assert value.item() == pytest.approx(float((norms * slope).sum() - largest / 2), rel=1e-4)
+        assert value.item() == pytest.approx(((norms * slope).sum() - largest / 2).item(), rel=1e-4)
 
 
 def test_the_k_support_norm_of_few_entries_is_half_their_squares() -> None:
