@@ -448,8 +448,7 @@ def _width(pruned: PruneResult) -> float:
 
 def _first(calibration: Calibration, count: int) -> Calibration:
     """The first batches."""
-    batches = calibration.batches() if callable(calibration.batches) else calibration.batches
-    return Calibration(list(islice(batches, count)))
+    return Calibration(list(islice(calibration.again(), count)))
 
 
 def _silent(phase: str, done: int, total: int) -> None:

@@ -112,10 +112,9 @@ def k_support(norms: Tensor, count: int) -> Tensor:
     ordered = norms.sort(descending=True).values
     tails = ordered.detach().flip(0).cumsum(0).flip(0).tolist()
     values = [math.inf, *ordered.detach().tolist()]
-    places = [
-        r for r in range(count) if values[count - r - 1] > tails[count - r - 1] / (r + 1) >= values[count - r]
-    ]
-    first = count - (places[0] if places else count - 1) - 1
+    ranks = range(count)
+    found = (r for r in ranks if values[count - r - 1] > tails[count - r - 1] / (r + 1) >= values[count - r])
+    first = count - next(found, ranks[-1]) - 1  # none where sums are rounded, as between equal norms
     tail = ordered[first:].sum().square() / (count - first)
     return (ordered[:first].square().sum() + tail) / 2
 

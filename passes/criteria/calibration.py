@@ -72,6 +72,10 @@ class Calibration:
                     f"the weight of calibration batch {number} is {weight:g}; it must be positive"
                 )
 
+    def again(self) -> Iterable[Batch]:
+        """The batches as they were given, from the first on."""
+        return self.batches() if callable(self.batches) else self.batches
+
     def weight(self, number: int) -> float:
         """How much a batch counts."""
         return 1.0 if self.weights is None else float(self.weights[number])
@@ -86,34 +90,28 @@ class Calibration:
             UsageError: no batches; a missing or unknown input; a shape or type that the input does not take;
                 NaN or infinity; another number of targets or weights than batches.
         """
-        batches = self.batches() if callable(self.batches) else self.batches
+        beside = {"target": self.targets, "weight": self.weights}
+        given = {name: len(values) for name, values in beside.items() if values is not None}
         count = 0
-        for count, batch in enumerate(batches, start=1):
-            if self.weights is not None and count > len(self.weights):
-                raise UsageError(
-                    f"there are more calibration batches than weights, which are {len(self.weights)}; "
-                    f"give one weight per batch"
-                )
+        for count, batch in enumerate(self.again(), start=1):
+            for name, number in given.items():
+                if count > number:
+                    raise UsageError(
+                        f"there are more calibration batches than {name}s, which are {number}; "
+                        f"give one {name} per batch"
+                    )
             target = None
             if self.targets is not None:
-                if count > len(self.targets):
-                    raise UsageError(
-                        f"there are more calibration batches than targets, which are {len(self.targets)}; "
-                        f"give one target per batch"
-                    )
                 target = np.asarray(self.targets[count - 1])
                 _check_finite(target, f"the target of calibration batch {count - 1}")
             yield _checked(batch, model, f"calibration batch {count - 1}"), target
         if count == 0:
             raise UsageError("there are no calibration batches; give at least one")
-        if self.targets is not None and count != len(self.targets):
-            raise UsageError(
-                f"there are {len(self.targets)} targets for {count} calibration batches; give one per batch"
-            )
-        if self.weights is not None and count != len(self.weights):
-            raise UsageError(
-                f"there are {len(self.weights)} weights for {count} calibration batches; give one per batch"
-            )
+        for name, number in given.items():
+            if count != number:
+                raise UsageError(
+                    f"there are {number} {name}s for {count} calibration batches; give one per batch"
+                )
 
     def cut(self, model: ir.Model) -> Calibration:
         """Batches of the size that the model takes, from such as are a multiple of it in all inputs.
@@ -129,7 +127,7 @@ class Calibration:
         targets = None if self.targets is None else self._cut_targets(self.targets, model)
 
         def batches() -> Iterator[Batch]:
-            for batch in self.batches() if callable(self.batches) else self.batches:
+            for batch in self.again():
                 parts = _parts(batch, model)
                 if parts == 1:
                     yield batch
@@ -140,15 +138,13 @@ class Calibration:
 
         weights = self.weights
         if weights is not None:
-            given = self.batches() if callable(self.batches) else self.batches
-            pairs = zip(given, weights, strict=False)
+            pairs = zip(self.again(), weights, strict=False)
             weights = [weight for batch, weight in pairs for _ in range(_parts(batch, model))]
         return Calibration(batches, targets, self.loss, weights)
 
     def _cut_targets(self, targets: Sequence[np.ndarray], model: ir.Model) -> list[np.ndarray]:
-        batches = self.batches() if callable(self.batches) else self.batches
         found: list[np.ndarray] = []
-        for number, (batch, target) in enumerate(zip(batches, targets, strict=False)):
+        for number, (batch, target) in enumerate(zip(self.again(), targets, strict=False)):
             parts, array = _parts(batch, model), np.asarray(target)
             if parts > 1 and (not array.ndim or array.shape[0] % parts):
                 raise UsageError(
