@@ -36,7 +36,7 @@ class Option:
 
     @property
     def dense(self) -> bool:
-        """Whether the layer has no zeros that it had not before."""
+        """Whether the layer gets no zeros; it may get fewer bits."""
         return self.pattern == "dense"
 
     def item(self, names: tuple[str, ...] = (), skip: tuple[str, ...] = (), min_size: int = 0) -> Sparsify:

@@ -49,9 +49,8 @@ class Sparsify(Pass):
     its zeros are. With a global budget one threshold holds for all layers: the score of a block is its norm
     over the root mean square of its layer, so that layers of different scale compete fairly. Constant
     fan-in rows and N:M groups are filled one by one and have no global budget. By ERK small layers keep more:
-    see `ratios.erk`. Depthwise convolutions,
-    weights that other ops read too, layers that are skipped or too small, and layers that N:M does not
-    divide are refusals.
+    see `ratios.erk`. Depthwise convolutions, weights that other ops read too, layers that are skipped or too
+    small, and layers that N:M does not divide are refusals.
 
     Options:
         pattern: unstructured, N:M such as 2:4, RxC such as 4x1, or fan-in.
