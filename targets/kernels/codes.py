@@ -8,6 +8,7 @@ with 128 added. Sums of products of codes with signed 8-bit weights are exact in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +37,26 @@ def byte_of(words: Any, byte: int, lanes: int) -> Any:
     return tirx.Cast(f"float32x{lanes}", tirx.reinterpret(f"int32x{lanes}", bits))
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of codes when their kernel is built, and need not be done.
+
+    Attributes:
+        bounded: no value is as large as `LARGEST`; others are cut there.
+        whole: codes end at 0 and 255 only, which conversions to bytes do by themselves.
+        at_zero: the zero is 0.
+    """
+
+    bounded: bool = False
+    whole: bool = False
+    at_zero: bool = False
+
+    @staticmethod
+    def of(limits: npt.NDArray[np.int32], *, bounded: bool = False) -> Known:
+        """From `limits_of`."""
+        return Known(bounded, bool((limits[:2] == limits_of(0)[:2]).all()), not limits[2])
+
+
 class CodeWriter(Protocol):
     """Turns four channels' values, already divided by the scale, into words.
 
@@ -47,23 +68,18 @@ class CodeWriter(Protocol):
         ...
 
 
-def code_writer(builder: KernelBuilder, limits: Pointer, lanes: int, *, bounded: bool = False) -> CodeWriter:
-    """The writer for vectors of `lanes`; those of 8 and 16 exist on x86 only.
-
-    Args:
-        limits: `limits_of`, three words.
-        bounded: no value is as large as `LARGEST`; others are cut there.
-    """
+def code_writer(builder: KernelBuilder, limits: Pointer, lanes: int, known: Known) -> CodeWriter:
+    """The writer for vectors of `lanes`, `limits_of` in three words; 8 and 16 lanes exist on x86 only."""
     if lanes in _ROUND:
-        return _PackingWriter(builder, limits, lanes, bounded=bounded)
+        return _PackingWriter(builder, limits, lanes, known)
     return _ShiftingWriter(builder, limits, lanes)
 
 
 class _PackingWriter:
     """By the instructions of x86 that convert, and that pack integers with saturation."""
 
-    def __init__(self, builder: KernelBuilder, limits: Pointer, lanes: int, *, bounded: bool) -> None:
-        self._b, self._lanes, self._bounded = builder, lanes, bounded
+    def __init__(self, builder: KernelBuilder, limits: Pointer, lanes: int, known: Known) -> None:
+        self._b, self._lanes, self._known = builder, lanes, known
         self._low, self._high = (self._constant(limits[i], 4, "uint8") for i in range(2))
         self._zero = self._constant(limits[2], 2, "int16")
 
@@ -74,10 +90,13 @@ class _PackingWriter:
         halves: list[Any] = []
         for pair in (codes[:2], codes[2:]):
             short = self._call(_PACK_32[n], f"int16x{2 * n}", *pair)
-            added = self._call("llvm.sadd.sat", f"int16x{2 * n}", short, self._zero)
-            halves.append(self._b.register(added, 2 * n, "int16").value)
+            if not self._known.at_zero:
+                short = self._call("llvm.sadd.sat", f"int16x{2 * n}", short, self._zero)
+            halves.append(self._b.register(short, 2 * n, "int16").value)
         planes = tirx.reinterpret(f"uint8x{4 * n}", self._call(_PACK_16[n], f"int8x{4 * n}", *halves))
-        bounded = self._b.register(tirx.Min(tirx.Max(planes, self._low), self._high), 4 * n, "uint8").value
+        if not self._known.whole:
+            planes = tirx.Min(tirx.Max(planes, self._low), self._high)
+        bounded = self._b.register(planes, 4 * n, "uint8").value
         # in every 16 bytes four codes of each channel become four words
         order = [at // 16 * 16 + at % 4 * 4 + at % 16 // 4 for at in range(4 * n)]
         words = tirx.reinterpret(f"int32x{n}", shuffle([bounded], order))
@@ -85,7 +104,7 @@ class _PackingWriter:
 
     def _rounded(self, value: Any) -> Any:
         n = self._lanes
-        if not self._bounded:
+        if not self._known.bounded:
             value = tirx.Min(vector_of(const(LARGEST, "float32"), n), value)
         more = [vector_of(const(0), n), const(-1, "int16"), const(4)] if n == 16 else []
         found = self._call(_ROUND[n], f"int32x{n}", value, *more)

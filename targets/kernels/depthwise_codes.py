@@ -16,8 +16,8 @@ import numpy.typing as npt
 from tvm import tirx
 
 from sparsecc.targets.kernels.byte_products import Dot, dot_of, taken_away
-from sparsecc.targets.kernels.codes import CHANNELS, CodeWriter, code_writer
-from sparsecc.targets.kernels.depthwise import DepthwiseForm, Strip, StripWriter
+from sparsecc.targets.kernels.codes import CHANNELS, CodeWriter, Known, code_writer
+from sparsecc.targets.kernels.depthwise_strips import DepthwiseForm, Strip, StripWriter
 from sparsecc.targets.kernels.epilogue import EpilogueOperands
 from sparsecc.targets.kernels.vector_math import multiply_add
 from sparsecc.targets.tir import KernelBuilder, Pointer, Register, broadcasts, const, vector_of
@@ -32,7 +32,7 @@ class DepthwiseCodesForm:
     Attributes:
         geometry: as for fp32, its strip from `strip_of` or `direct_strip`.
         feature: as in byte_products.py.
-        bounded: as in codes.py.
+        known: of the codes.
         fused: as in vector_math.py.
         direct: no transposition.
         by_lane: as `broadcasts` has it.
@@ -40,7 +40,7 @@ class DepthwiseCodesForm:
 
     geometry: DepthwiseForm
     feature: str
-    bounded: bool = False
+    known: Known
     fused: bool = True
     direct: bool = False
     by_lane: bool = False
@@ -80,7 +80,7 @@ def depthwise_codes_kernel(form: DepthwiseCodesForm, symbol: str) -> Any:
     y_pitch, y_origin, y_batch = (b.scalar(n) for n in ("y_pitch", "y_origin", "y_batch"))
     operands.declare_scalars()
     dot = dot_of(b, form.feature, g.lanes)
-    writer = code_writer(b, limits, g.lanes, bounded=form.bounded)
+    writer = code_writer(b, limits, g.lanes, form.known)
     outside = b.register(vector_of(zero, g.lanes), g.lanes, "int32").value
     with b.loop(b.end - b.begin, b.begin) as u:
         batch = b.register(tirx.truncdiv(u, words), dtype="int32").value

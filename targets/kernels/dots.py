@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tvm import tirx
 
 from sparsecc.targets.kernels.byte_products import dot_of, taken_away
-from sparsecc.targets.kernels.codes import CHANNELS, code_writer
+from sparsecc.targets.kernels.codes import CHANNELS, Known, code_writer
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOperands
 from sparsecc.targets.kernels.spmm import for_tiles
 from sparsecc.targets.kernels.vector_math import multiply_add
@@ -37,7 +37,7 @@ class DotsForm:
         stream: the weights come from beyond L2 and are fetched ahead.
         codes: results are words of codes, not fp32.
         epilogue: what happens to a scaled sum before it is stored.
-        bounded: as `code_writer` has it.
+        known: of the codes.
         fused: as `multiply_add` has it.
         narrow: as `dot_of` has it.
     """
@@ -49,7 +49,7 @@ class DotsForm:
     stream: bool
     codes: bool
     epilogue: Epilogue
-    bounded: bool = False
+    known: Known
     fused: bool = True
     narrow: bool = False
 
@@ -79,7 +79,7 @@ def dots_kernel(form: DotsForm, symbol: str) -> Any:
     pitch, origin, x_batch, y_batch = (b.scalar(n) for n in ("pitch", "origin", "x_batch", "y_batch"))
     operands.declare_scalars()
     dot = dot_of(b, form.feature, V, narrow=form.narrow)
-    writer = code_writer(b, limits, V, bounded=form.bounded) if limits is not None else None
+    writer = code_writer(b, limits, V, form.known) if limits is not None else None
     rows_of_y = CHANNELS if form.codes else 1  # output rows in a row of Y
 
     def multiply(acc: list[list[Register]], x0: Any, start: Any, blocks: Any, ahead: Register) -> None:

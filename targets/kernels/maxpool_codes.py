@@ -8,7 +8,7 @@ from typing import Any
 from tvm import tirx
 
 from sparsecc.targets.kernels.codes import CHANNELS
-from sparsecc.targets.kernels.depthwise import DepthwiseForm, Strip, StripWriter
+from sparsecc.targets.kernels.depthwise_strips import DepthwiseForm, Strip, StripWriter
 from sparsecc.targets.tir import KernelBuilder, const, vector_of
 
 STRIP = 2

@@ -30,7 +30,6 @@ Weights = npt.NDArray[np.float32 | np.int32]
 _LOG_COLUMNS = 2
 COLUMNS = 1 << _LOG_COLUMNS
 """Of a word."""
-_HALF = COLUMNS // 2
 _PERMUTED_ROWS = 2  # taller blocks have work enough for each load, and too many weights to spread
 _IN_FLIGHT = 8  # multiply-adds that two units with a latency of 4 cycles can work on
 _BITS = 16
@@ -96,8 +95,10 @@ def emit_quads(
     whole = b.register(tirx.shift_right(columns, const(_LOG_COLUMNS)), dtype="int32").value
     with b.loop(whole, start) as k:
         columns_of(k, COLUMNS)
-    with b.branch(tirx.bitwise_and(columns, const(COLUMNS - 1)) > 0):
-        columns_of(start + whole, _HALF)
+    rest = b.register(tirx.bitwise_and(columns, const(COLUMNS - 1)), dtype="int32").value
+    for count in range(1, COLUMNS):
+        with b.branch(rest == count):
+            columns_of(start + whole, count)
     for part in more:
         for row, added in zip(acc, part, strict=True):
             for cell, other in zip(row, added, strict=True):
@@ -125,11 +126,6 @@ def spread(b: KernelBuilder, zero: Any, rows: int, lanes: int) -> list[Any]:
     if lanes != PERMUTED_LANES or rows > _PERMUTED_ROWS:
         return []
     return [b.register(vector_of(zero + i, lanes), lanes, "int32").value for i in range(COLUMNS * rows)]
-
-
-def padded_counts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Columns of each block as they are computed: half words, filled up with a column of weight 0."""
-    return -(-counts // _HALF) * _HALF
 
 
 def words_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import tirx
 
-from sparsecc.targets.kernels.codes import CHANNELS, byte_of, code_writer
+from sparsecc.targets.kernels.codes import CHANNELS, Known, byte_of, code_writer
 from sparsecc.targets.tir import KernelBuilder, const, vector_of
 
 
@@ -43,7 +43,7 @@ def encode_kernel(form: RecodeForm, symbol: str) -> Any:
     channels = b.scalar("channels")
     x_pitch, x_origin, x_batch, y_pitch, y_origin, y_batch = _scalars(b)
     V = form.lanes
-    writer = code_writer(b, limits, V)
+    writer = code_writer(b, limits, V, Known())
     factor = b.register(vector_of(numbers[0], V), V).value
     with b.loop(b.end - b.begin, b.begin) as u:
         batch, word = _split(b, u, channels)

@@ -25,7 +25,6 @@ from sparsecc.targets.kernels.quads import (
     Weights,
     emit_quads,
     pack_quads,
-    padded_counts,
     spread,
     unit_of,
     words_in,
@@ -262,9 +261,7 @@ def pack_spmm(
                 if chunked and phase != (0 if c == 0 else 2 if c == len(chunks) - 1 else 1):
                     continue
                 origin = int(offset[columns].min()) if unit else 0
-                piece = _Piece.of(
-                    mask[lo:hi, columns], lo, columns.start, origin, skip_empty=phase == 1, padded=unit > 0
-                )
+                piece = _Piece.of(mask[lo:hi, columns], lo, columns.start, origin, skip_empty=phase == 1)
                 if len(piece.order):
                     pieces.append(piece)
             out_parts.append(sum(len(p.group_sizes) for p in pieces))
@@ -317,16 +314,13 @@ class _Piece:
     origin: int
 
     @staticmethod
-    def of(
-        mask: BoolArray, first_block: int, first_column: int, origin: int, *, skip_empty: bool, padded: bool
-    ) -> _Piece:
+    def of(mask: BoolArray, first_block: int, first_column: int, origin: int, *, skip_empty: bool) -> _Piece:
         counts = mask.sum(axis=1)
-        computed = padded_counts(counts) if padded else counts
-        order = np.argsort(computed, kind="stable")
+        order = np.argsort(counts, kind="stable")
         if skip_empty:
             order = order[counts[order] > 0]
         which, columns = np.nonzero(mask[order])
-        group_counts, group_sizes = np.unique(computed[order], return_counts=True)
+        group_counts, group_sizes = np.unique(counts[order], return_counts=True)
         blocks = order + first_block
         return _Piece(
             blocks, counts[order], group_sizes, group_counts, blocks[which], columns + first_column, origin

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
-from sparsecc.targets.kernels.depthwise import DepthwiseForm, choose_strip, depthwise_kernel
+from sparsecc.targets.kernels.depthwise import choose_strip, depthwise_kernel
+from sparsecc.targets.kernels.depthwise_strips import DepthwiseForm
 from sparsecc.targets.kernels.quads import worth_packing
 from sparsecc.targets.kernels.shift import ShiftForm, plan_shifts, shift_kernel, shifted_offsets
 from sparsecc.targets.kernels.split import minimum_pitch

@@ -11,7 +11,6 @@ from sparsecc.ir.quantized import quantized_of
 from sparsecc.targets.kernels.byte_products import transposing_pays
 from sparsecc.targets.kernels.codes import CHANNELS
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
-from sparsecc.targets.kernels.depthwise import DepthwiseForm
 from sparsecc.targets.kernels.depthwise_codes import (
     DepthwiseCodesForm,
     depthwise_codes_kernel,
@@ -20,6 +19,7 @@ from sparsecc.targets.kernels.depthwise_codes import (
     pack_taps,
     strip_of,
 )
+from sparsecc.targets.kernels.depthwise_strips import DepthwiseForm
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.call import Call, Tail
 from sparsecc.targets.lower.codes import Codes, words_of
@@ -143,7 +143,7 @@ def _depthwise(
         g.size, g.out_size, g.kernel, g.stride, g.dilation, g.pad, x.layout.strides[2], y.layout.strides[2],
         1, strip, low.machine.lanes, finish.epilogue,
     )  # fmt: skip
-    form = DepthwiseCodesForm(geometry, dot, finish.bounded, low.machine.fused, direct, low.machine.by_lane)
+    form = DepthwiseCodesForm(geometry, dot, finish.known, low.machine.fused, direct, low.machine.by_lane)
     low.use(dot)
     symbol = low.kernel("depthwise_codes", form, lambda s: depthwise_codes_kernel(form, s))
     if direct:

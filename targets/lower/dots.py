@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsecc.targets.kernels.byte_products import HALF, taken_away
-from sparsecc.targets.kernels.codes import LARGEST, limits_of
+from sparsecc.targets.kernels.codes import LARGEST, Known, limits_of
 from sparsecc.targets.kernels.dots import DotsForm, dots_kernel, word_matrix
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
 from sparsecc.targets.kernels.spmm import pack_spmm, tile_classes
@@ -78,10 +78,12 @@ class Finish:
     y: Stored
 
     @property
-    def bounded(self) -> bool:
-        """Whether all values in steps are known to be small enough for int32."""
+    def known(self) -> Known:
+        """What a writer of codes need not do."""
+        if self.limits is None:
+            return Known()
         folded = not self.epilogue.ops or self.epilogue.tensor_pointers > 0
-        return self.limits is not None and folded and bool((self.sums.reach < LARGEST).all())
+        return Known.of(self.limits, bounded=folded and bool((self.sums.reach < LARGEST).all()))
 
     def scale_and_bias(self) -> list[npt.NDArray[np.float32]]:
         """With room for a kernel's last block of rows."""
@@ -220,7 +222,7 @@ def dots_step(
         stream,
         finish.limits is not None,
         finish.epilogue,
-        finish.bounded,
+        finish.known,
         low.machine.fused,
         bool(low.machine.without_dot) and int(codes.min()) > -HALF,
     )

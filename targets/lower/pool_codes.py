@@ -7,7 +7,7 @@ from math import prod
 import onnx_ir as ir
 
 from sparsecc.ir.edit import attribute_int, attribute_ints
-from sparsecc.targets.kernels.depthwise import DepthwiseForm
+from sparsecc.targets.kernels.depthwise_strips import DepthwiseForm
 from sparsecc.targets.kernels.epilogue import Epilogue
 from sparsecc.targets.kernels.maxpool_codes import STRIP, maxpool_codes_kernel
 from sparsecc.targets.lower.call import padding

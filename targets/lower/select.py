@@ -38,7 +38,7 @@ STREAMED = 128 * 1024
 """Bytes of weights from which fetching ahead pays."""
 # (R, J) register tiles by lanes and vector registers; J is the widest tile. Dense uses them too.
 _TILES: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
-    (16, 32): ((8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (1, 4)),
+    (16, 32): ((8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (1, 5), (1, 4)),
     (8, 16): ((4, 3), (6, 2), (4, 2), (2, 4), (1, 6), (1, 4)),
     (4, 32): ((4, 5), (4, 4), (8, 2), (2, 8), (1, 8)),
     (4, 16): ((4, 2), (6, 2), (2, 4), (1, 6), (1, 4)),

@@ -11,7 +11,8 @@ from networks import Array
 
 from sparsecc.compiler import generator_version
 from sparsecc.targets.build import structural_name
-from sparsecc.targets.kernels.depthwise import DepthwiseForm, choose_strip, depthwise_kernel
+from sparsecc.targets.kernels.depthwise import choose_strip, depthwise_kernel
+from sparsecc.targets.kernels.depthwise_strips import DepthwiseForm
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
 from sparsecc.targets.layout import PlaneSpec
 
@@ -21,6 +22,9 @@ CASES: list[tuple[Any, ...]] = [  # size, kernel, stride, dilation, pads at the 
     ((22, 35), (3, 3), (2, 2), (1, 1), (0, 0), (1, 1)),
     ((14, 14), (5, 5), (1, 1), (1, 1), (2, 2), (2, 2)),
     ((14, 14), (5, 5), (2, 2), (1, 1), (2, 2), (2, 2)),
+    ((20, 56), (5, 5), (2, 2), (1, 1), (2, 1), (2, 2)),
+    ((15, 112), (3, 3), (2, 2), (1, 1), (0, 0), (1, 1)),
+    ((13, 121), (3, 3), (1, 2), (2, 1), (1, 1), (1, 0)),
     ((7, 7), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
     ((30, 20), (3, 3), (1, 1), (3, 2), (3, 2), (3, 2)),
     ((9, 33), (2, 7), (1, 3), (1, 1), (1, 0), (0, 3)),

@@ -18,7 +18,8 @@ from sparsecc.targets.kernels.spmm import SpmmForm, pack_spmm, spmm_kernel, tile
 from sparsecc.targets.layout import ROW_SLACK, Layout, odd_lines, round_up
 
 LANES = 16
-FORMS = [(8, 3), (6, 4), (8, 2), (4, 4), (2, 6), (1, 7), (4, 3), (2, 4), (1, 4), (1, 2), (4, 1), (2, 1)]
+TALL = [(8, 3), (6, 4), (8, 2), (4, 4), (4, 3), (4, 1)]
+FORMS = [*TALL, (2, 6), (2, 4), (2, 1), (1, 7), (1, 5), (1, 4), (1, 2)]
 PLAIN = Epilogue()
 # bias + x * scale[row], then + residual
 EPILOGUE = Epilogue(
@@ -121,13 +122,13 @@ def test_groups(groups: int, per_group: int, rows: int) -> None:
 
 
 def test_packed_offsets() -> None:
-    """Words hold four offsets, in units from the chunk's first; blocks fill half words, one more is read."""
+    """Words hold four offsets, in units from the chunk's first; each block's last word is filled up."""
     matrix = np.zeros((3, 9), np.float32)
     matrix[0, [1, 2, 4, 6, 8]], matrix[1, [0, 5, 7]], matrix[2, 3] = 1.0, 2.0, 3.0
     offset = 1000 + 48 * np.arange(9)
     tables = pack_spmm(matrix, offset, 1, chunk=9, parts=1, packed=True)
     assert tables.unit == 16
-    assert tables.group_count.tolist() == [2, 4, 6]
+    assert tables.group_count.tolist() == [1, 3, 5]
     assert tables.group_base.tolist() == [0, 1, 2]
     assert tables.group_origin.tolist() == [1000, 1000, 1000]
     steps = tables.offset.astype("<u8").view("<u2").reshape(-1, 4)
