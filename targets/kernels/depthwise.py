@@ -76,3 +76,8 @@ def choose_strip(out_size: tuple[int, int], stride: tuple[int, int], lanes: int)
     if stride[0] > 1 or 16 < width <= 100:
         return min(height, 4)
     return min(height, 7 if height % 7 == 0 else 8)
+
+
+def choose_lanes(columns: int, lanes: int) -> int:
+    """Lanes for rows of so many columns: half of the widest vectors where these fit (measured)."""
+    return lanes // 2 if lanes == 16 and 2 * columns <= lanes else lanes

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sparsecc.ir.edit import constant_of
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
-from sparsecc.targets.kernels.depthwise import choose_strip, depthwise_kernel
+from sparsecc.targets.kernels.depthwise import choose_lanes, choose_strip, depthwise_kernel
 from sparsecc.targets.kernels.depthwise_strips import DepthwiseForm
 from sparsecc.targets.kernels.quads import worth_packing
 from sparsecc.targets.kernels.shift import ShiftForm, plan_shifts, shift_kernel, shifted_offsets
@@ -95,7 +95,7 @@ def _depthwise(
         row_pitch(y.layout, rank),
         g.out_channels // g.channels,
         strip,
-        V,
+        choose_lanes(g.out_size[1], V),
         tail.epilogue,
     )
     symbol = low.kernel("depthwise", form, lambda s: depthwise_kernel(form, s))

@@ -137,10 +137,10 @@ class Lowering:
 
     @cached_property
     def from_memory(self) -> bool:
-        """Whether the nonzero weights are more than the last cache holds."""
+        """Whether the nonzero weights are more than half of the last cache, which others use too."""
         arrays = (constant_of(value) for value in self.model.graph.initializers.values())
         stored = sum(int(np.count_nonzero(a)) * a.itemsize for a in arrays if a is not None and a.ndim > 1)
-        return stored > self.machine.l3_bytes
+        return 2 * stored > self.machine.l3_bytes
 
     def keep_dense(self, node: str) -> bool:
         """Whether the caller wants this node's layer dense."""

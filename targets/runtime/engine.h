@@ -16,6 +16,7 @@
 #include "weights.h"
 
 #define SPARSECC_HUGE_PAGE ((size_t)2 << 20)
+#define SPARSECC_SMALL_REST ((size_t)256 << 10) /* the least for which a huge page is asked for */
 
 /* What a step sees: the base address of every space of the plan. */
 typedef struct sparsecc_frame {
@@ -80,18 +81,21 @@ static void sparsecc_destroy(sparsecc_handle *handle) {
     free(handle);
 }
 
-/* Takes the caller's arena or allocates one, on huge pages where it is large. */
+/* Takes the caller's arena or allocates one, on huge pages but for a small rest: a layer's channels lie on a page each
+ * otherwise, more than the first level of address translation holds. */
 static int32_t sparsecc_arena_open(sparsecc_handle *handle, void *arena, size_t bytes) {
     const sparsecc_model *const model = handle->model;
     if (arena != NULL) {
         if (bytes < model->arena_bytes) return SPARSECC_ERROR_ARENA_SIZE;
         if ((uintptr_t)arena % SPARSECC_ALIGNMENT != 0) return SPARSECC_ERROR_ALIGNMENT;
     } else {
-        const int huge = model->arena_bytes >= SPARSECC_HUGE_PAGE;
-        const size_t alignment = huge ? SPARSECC_HUGE_PAGE : SPARSECC_ALIGNMENT;
-        if (posix_memalign(&handle->owned_arena, alignment, model->arena_bytes) != 0) return SPARSECC_ERROR_MEMORY;
+        const size_t filled = model->arena_bytes + SPARSECC_HUGE_PAGE - SPARSECC_SMALL_REST;
+        const size_t huge = filled / SPARSECC_HUGE_PAGE * SPARSECC_HUGE_PAGE;
+        const size_t wanted = huge > model->arena_bytes ? huge : model->arena_bytes;
+        const size_t alignment = huge != 0 ? SPARSECC_HUGE_PAGE : SPARSECC_ALIGNMENT;
+        if (posix_memalign(&handle->owned_arena, alignment, wanted) != 0) return SPARSECC_ERROR_MEMORY;
         arena = handle->owned_arena;
-        if (huge) sparsecc_wish_huge_pages(arena, model->arena_bytes);
+        if (huge != 0) sparsecc_wish_huge_pages(arena, huge);
     }
     handle->arena = arena;
     memset(handle->arena, 0, model->slack);
