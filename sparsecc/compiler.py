@@ -75,6 +75,7 @@ def compile(
     overwrite: bool = False,
     measure: bool = True,
     database: str | os.PathLike[str] | Literal[False] | None = None,
+    cpu: str = "",
     compiler: str | None = None,
     hooks: Sequence[Hook] = (),
     progress: Progress | None = None,
@@ -96,6 +97,7 @@ def compile(
             faster; needs a target that this machine can run.
         database: what `tune` measured, which chooses the forms of the layers that are in it; None: the user's
             own file. Behind it comes the one that is shipped. False: the cost model chooses alone.
+        cpu: whose measurements to use, in the database's words ("AuthenticAMD 25"); "": this machine's.
         compiler: C compiler command or "zig"; None looks for one.
         hooks: watch the passes.
         progress: told about every phase.
@@ -108,7 +110,7 @@ def compile(
     """
     check_target(Path(os.path.abspath(out)), overwrite)
     clock = Clock(progress)
-    databases = open_databases(database)
+    databases = open_databases(database, cpu)
     builder = _Builder(target, name, compiler, clock, databases)
     pipelines = _pipelines(shapes, passes)
     model, ctx, (zeros, weights) = _prepared(source, example_inputs, shapes, pipelines, hooks, clock)

@@ -66,6 +66,11 @@ def host_cpu() -> Cpu:
         text = _CPUINFO.read_text(encoding="ascii", errors="replace")
     except OSError:
         text = ""
+    return cpu_of(text)
+
+
+def cpu_of(text: str) -> Cpu:
+    """The first processor of what `/proc/cpuinfo` says."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")

@@ -14,6 +14,7 @@ import numpy as np
 
 from sparsecc.artifact.load import load
 from sparsecc.artifact.pack import write_artifact
+from sparsecc.host import host_cpu
 from sparsecc.report.compile_report import LayerLine, layer_lines
 from sparsecc.timing import pinned
 
@@ -51,6 +52,36 @@ class Measured:
         return {layer.node: sum(self.steps[index] for index in layer.steps) for layer in self.layers}
 
 
+class Timed(Protocol):
+    """What runs a plan, and times its steps."""
+
+    def run(self, inputs: Mapping[str, Array]) -> object:
+        """One run."""
+        ...
+
+    def profile(self, inputs: Mapping[str, Array]) -> Sequence[tuple[object, object, float]]:
+        """One run: seconds of each step, behind two things that name it."""
+        ...
+
+
+class Loaded(Protocol):
+    """A plan that is ready to be timed."""
+
+    @property
+    def layers(self) -> tuple[LayerLine, ...]:
+        """As the lowering reports them."""
+        ...
+
+    @property
+    def session(self) -> Timed:
+        """Where it runs."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
 class Trial:
     """A plan written to a folder and opened, to be timed; the plan itself is not kept."""
 
@@ -69,11 +100,16 @@ class Trial:
 class Runner(Protocol):
     """Where the variants of a network are timed; `LocalRunner` is this machine."""
 
-    def load(self, plan: Plan) -> Trial:
+    @property
+    def cpu(self) -> str:
+        """Of the machine that times them, as the database names it."""
+        ...
+
+    def load(self, plan: Plan) -> Loaded:
         """Make a plan ready to run; the plan itself is not kept."""
         ...
 
-    def measure(self, trials: Sequence[Trial], inputs: Mapping[str, Array]) -> list[Measured]:
+    def measure(self, trials: Sequence[Loaded], inputs: Mapping[str, Array]) -> list[Measured]:
         """Time loaded plans against each other."""
         ...
 
@@ -96,19 +132,24 @@ class LocalRunner:
         self._budget = budget
         self._count = 0
 
+    @property
+    def cpu(self) -> str:
+        """See `Runner`."""
+        return str(host_cpu())
+
     def load(self, plan: Plan) -> Trial:
         """See `Runner`."""
         self._count += 1
         return Trial(plan, self._folder / f"variant{self._count}.scc", self._compiler)
 
-    def measure(self, trials: Sequence[Trial], inputs: Mapping[str, Array]) -> list[Measured]:
+    def measure(self, trials: Sequence[Loaded], inputs: Mapping[str, Array]) -> list[Measured]:
         """See `Runner`."""
         with pinned(1):
             return measure(trials, inputs, quantile=self.QUANTILE, budget=self._budget)
 
 
 def measure(
-    trials: Sequence[Trial], inputs: Mapping[str, Array], *, quantile: float = 0.5, budget: float = BUDGET
+    trials: Sequence[Loaded], inputs: Mapping[str, Array], *, quantile: float = 0.5, budget: float = BUDGET
 ) -> list[Measured]:
     """Profile all trials in turns.
 

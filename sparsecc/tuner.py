@@ -22,7 +22,7 @@ from sparsecc.arrays import random_arrays
 from sparsecc.artifact.manifest import TensorInfo
 from sparsecc.compiler import Progress, build_plan, missing_features, prepare
 from sparsecc.errors import UsageError
-from sparsecc.measurement import LocalRunner, Measured, Runner, Trial
+from sparsecc.measurement import Loaded, LocalRunner, Measured, Runner
 from sparsecc.tuning import Database, Fixed, Survey, Surveyed, default_path, fastest
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def tune(
         raise UsageError(
             f"this machine lacks {', '.join(missing)} and cannot time target {target}; tune where it is used"
         )
-    found = Database(default_path() if database is None else Path(database))
+    path = default_path() if database is None else Path(database)
+    found = Database(path, cpu="" if runner is None else runner.cpu)
     model = prepare(source, example_inputs, shapes=shapes, passes=passes, progress=progress)
     with tempfile.TemporaryDirectory(prefix="sparsecc-") as folder:
         place = runner or LocalRunner(Path(folder), compiler)
@@ -208,7 +209,7 @@ class _Tuning:
             for node, layer in self._layers.items()
         }
 
-    def _compare(self, forms: Mapping[str, str], base: Trial, inputs: Mapping[str, Array]) -> list[Measured]:
+    def _compare(self, forms: Mapping[str, str], base: Loaded, inputs: Mapping[str, Array]) -> list[Measured]:
         """The cost model's choice and a variant with these forms of nodes, in turns."""
         plan = build_plan(self._model, target=self._target, selector=Fixed(forms), progress=self._progress)
         with closing(self._runner.load(plan)) as variant:

@@ -202,6 +202,13 @@ def _header(plan: Plan, *, embedded: bool) -> str:
     return _filled("model.h", values)
 
 
+def rpc_sources(plan: Plan | None = None) -> dict[str, str]:
+    """Texts by file name of a library for a TVM RPC server, which times the plan or tells the processor."""
+    name = "rpc_cpu.c" if plan is None else "rpc_profile.c"
+    values = {} if plan is None else {"UPPER": plan.name.upper(), "PREFIX": plan.name}
+    return {file: _filled(file, values) for file in (name, "rpc_any.h")}
+
+
 def _filled(name: str, values: Mapping[str, str]) -> str:
     """The template of a file with its `@NAMES@` replaced."""
     stem, dot, suffix = name.partition(".")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sparsecc.errors import LoweringError
 from sparsecc.targets.machine import Platform
 from sparsecc.targets.toolchain import Toolchain, find_toolchain
 
@@ -130,6 +131,36 @@ def build_program(platform: Platform, artifact: Path, work: Path) -> Path:
     names = (f"-I{artifact}", str(artifact / "run_model.c"), str(artifact / STATIC_LIBRARY))
     job.compile("-std=c11", "-O2", *names, "-static", "-lm", "-lpthread", "-o", "run_model")
     return work / "run_model"
+
+
+def build_rpc_library(
+    platform: Platform,
+    work: Path,
+    files: Mapping[str, str | bytes],
+    artifact: Path | None = None,
+    compiler: str | None = None,
+) -> Path:
+    """A library that a TVM RPC server loads.
+
+    Args:
+        work: existing folder for all that is made.
+        files: contents by file name, laid there; those that end in `.c` are compiled.
+        artifact: whose header and static library they use.
+
+    Raises:
+        LoweringError: libraries of the platform are not ELF, no C compiler for it, or it failed.
+    """
+    if platform.form not in ("elf", "bionic"):
+        raise LoweringError(f"networks for {platform.name} cannot be timed on a TVM RPC server")
+    job = Job(find_toolchain(compiler, platform), platform, (), work)
+    for name, data in {**files, "rpc.map": "{ global: __tvm_ffi_*; local: *; };\n"}.items():
+        (work / name).write_bytes(data.encode() if isinstance(data, str) else data)
+    parts = [name for name in files if name.endswith(".c")]
+    if artifact is not None:
+        parts += [f"-I{artifact}", str(artifact / STATIC_LIBRARY), "-lm", "-lpthread"]
+    flags = ("-std=c11", "-O2", "-fPIC", *_ELF, "-Wl,--version-script=rpc.map")
+    job.compile(*flags, "-o", "rpc.so", *parts)
+    return work / "rpc.so"
 
 
 def _shared_elf(job: Job, parts: Sequence[str], *more: str) -> None:

@@ -23,6 +23,7 @@ PUBLIC = (
     "peer_process",
     "side_by_side",
     "measurement",
+    "rpc",
     "compiler",
     "gauge",
     "latency",

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import sparsecc
 from sparsecc.errors import UsageError
-from sparsecc.measurement import Measured, Trial
+from sparsecc.host import host_cpu
+from sparsecc.measurement import Loaded, Measured, Trial
 from sparsecc.report.compile_report import layer_lines
 from sparsecc.targets.plan import Plan
 from sparsecc.tuning.database import read_records
@@ -61,8 +62,11 @@ class Pretender:
     """Times that follow from the kernels alone; raises KeyboardInterrupt instead of one measurement.
 
     Attributes:
+        cpu: this machine's.
         loaded: how many plans were.
     """
+
+    cpu = str(host_cpu())
 
     def __init__(self, interrupt_at: int = 0) -> None:
         self.loaded = self._measured = 0
@@ -72,7 +76,7 @@ class Pretender:
         self.loaded += 1
         return PretendedTrial(plan)
 
-    def measure(self, trials: Sequence[Trial], inputs: Mapping[str, Any]) -> list[Measured]:
+    def measure(self, trials: Sequence[Loaded], inputs: Mapping[str, Any]) -> list[Measured]:
         assert inputs
         self._measured += 1
         if self._measured == self._interrupt_at:

@@ -58,6 +58,11 @@ def add(verbs: Verbs) -> None:
     group.add_argument(
         "--database", type=Path, metavar="FILE", help="what `sparsecc tune` measured (its own file)"
     )
+    group.add_argument(
+        "--cpu",
+        default="",
+        help="whose measurements, as the database has it: AuthenticAMD 25 (this machine's)",
+    )
     group.add_argument("--no-database", action="store_true", help="choose kernels by the cost model alone")
     parser.add_argument("--cc", metavar="COMMAND", help="C compiler to link with, or zig")
     parser.add_argument(
@@ -109,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.force,
             measure=not args.no_measure,
             database=False if args.no_database else args.database,
+            cpu=args.cpu,
             compiler=args.cc,
             hooks=hooks,
             progress=progress,

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsecc.cli.options import Verbs, add_source, add_sparsity, add_verb, read_passes, read_shapes
 from sparsecc.cli.progress import Progress
 from sparsecc.cli.table import table
+from sparsecc.errors import UsageError
 
 if TYPE_CHECKING:
+    from sparsecc.measurement import Runner
     from sparsecc.tuner import TuneResult
 
 TRIALS = 8
@@ -22,11 +27,13 @@ of this machine, and adds their times to a database: a file of JSON lines, by de
 compile` uses without being asked to. A layer is found there by its shape and its zeros; other layers of that
 shape with such shares of zeros profit too. Nothing that is in the database is measured again, so Ctrl-C
 loses no more than the variant that is running, and the same command goes on from there. Databases are merged
-with `cat`."""
+with `cat`. With --rpc all of that happens where a TVM RPC server runs: on a board, whose processor the
+measurements are recorded for, or on one that a tracker lends; `compile --cpu` chooses by them."""
 _EXAMPLES = """\
   sparsecc tune sparse.onnx
   sparsecc tune model.onnx --pattern 4x1 --sparsity 0.8 --trials 12 --budget 600
   sparsecc tune sparse.onnx --database measured.jsonl
+  sparsecc tune sparse.onnx --target arm64-linux --rpc board:9090 --database board.jsonl
   sparsecc compile sparse.onnx -o model.scc --database measured.jsonl"""
 
 
@@ -47,6 +54,12 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS", help="begin nothing after that time (no limit)"
     )
+    parser.add_argument(
+        "--rpc", metavar="HOST:PORT", help="measure on a TVM RPC server (python -m tvm.exec.rpc_server)"
+    )
+    parser.add_argument(
+        "--rpc-key", default="", metavar="KEY", help="--rpc is a tracker, which lends machines of that key"
+    )
     parser.add_argument("--cc", metavar="COMMAND", help="C compiler to link with, or zig")
     parser.add_argument(
         "--passes", default="", metavar="SPEC", help="passes to run first; `sparsecc passes` lists them"
@@ -60,10 +73,13 @@ def run(args: argparse.Namespace) -> int:
     from sparsecc.cli.source import read_source
     from sparsecc.tuner import tune
 
+    if args.rpc_key and not args.rpc:
+        raise UsageError("--rpc-key belongs to a tracker: name it with --rpc HOST:PORT")
+
     shapes, passes = read_shapes(args.shape), read_passes(args)
     source, inputs = read_source(args.source)
     try:
-        with Progress(quiet=args.quiet) as progress:
+        with Progress(quiet=args.quiet) as progress, _runner(args, progress) as runner:
             result = tune(
                 source,
                 args.target,
@@ -74,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
                 trials=args.trials,
                 budget=args.budget,
                 compiler=args.cc,
+                runner=runner,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -82,6 +99,23 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         _summary(result)
     return 0
+
+
+@contextmanager
+def _runner(args: argparse.Namespace, progress: Progress) -> Generator[Runner | None]:
+    """What `--rpc` names; nothing means this machine."""
+    if not args.rpc:
+        yield None
+        return
+    from sparsecc.rpc import RpcRunner
+
+    phase = f"wait for {args.rpc_key or 'the machine'} at {args.rpc}"
+    with tempfile.TemporaryDirectory(prefix="sparsecc-") as folder:
+        progress(phase, 0, 1)
+        made = RpcRunner(args.rpc, args.rpc_key, Path(folder), target=args.target, compiler=args.cc)
+        progress(phase, 1, 1)
+        with closing(made):
+            yield made
 
 
 def _summary(result: TuneResult) -> None:

@@ -60,20 +60,21 @@ class Record:
 
 
 class Database:
-    """The measurements of one file that hold on this CPU.
+    """The measurements of one file that hold on one CPU.
 
     Args:
         path: the file; one that does not exist is empty, and made by the first `add`.
         any_version: take measurements of other states of the kernels too.
+        cpu: the CPU, as records name it, or its vendor and family only; "": this machine's.
 
     Raises:
         UsageError: the file cannot be read, or is not a database.
     """
 
-    def __init__(self, path: Path, *, any_version: bool = False) -> None:
+    def __init__(self, path: Path, *, any_version: bool = False, cpu: str = "") -> None:
         self.path = path
         self._any_version = any_version
-        self._cpu = host_cpu()
+        self._cpu = cpu or str(host_cpu())
         self._exact: dict[tuple[str, str], dict[str, float]] = {}
         self._similar: dict[tuple[str, str], dict[tuple[int, ...], dict[str, float]]] = {}
         for record in _read(path):
@@ -98,14 +99,14 @@ class Database:
         return found[min(near)[1]] if near else {}
 
     def add(self, layer: str, key: str, machine: str, seconds: Mapping[str, float]) -> None:
-        """Append what was measured on this machine.
+        """Append what was measured on this CPU.
 
         Raises:
             UsageError: the file cannot be written.
         """
         version = kernel_version(layer.partition(" ")[0])
         rounded = {form: float(f"{value:.4g}") for form, value in seconds.items()}
-        record = Record(layer, key, machine, str(self._cpu), version, rounded)
+        record = Record(layer, key, machine, self._cpu, version, rounded)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _append(self.path, record.to_json().encode())
@@ -117,11 +118,11 @@ class Database:
         family = record.layer.partition(" ")[0]
         if not self._any_version and record.version != kernel_version(family):
             return
-        if record.cpu_kind == self._cpu.kind:
+        if record.cpu_kind == self._cpu.partition(".")[0]:
             text, shares = split_key(record.layer)
             by_shares = self._similar.setdefault((text, record.machine), {})
             by_shares.setdefault(shares, {}).update(record.seconds)
-        if record.cpu == str(self._cpu) and record.key:
+        if record.cpu == self._cpu and record.key:
             self._exact.setdefault((record.key, record.machine), {}).update(record.seconds)
 
 
@@ -130,8 +131,10 @@ def default_path() -> Path:
     return cache_folder() / _FILE
 
 
-def open_databases(path: str | os.PathLike[str] | Literal[False] | None) -> tuple[Database, ...]:
-    """The user's, or the one at `path`, and behind it the shipped one; False: none.
+def open_databases(
+    path: str | os.PathLike[str] | Literal[False] | None, cpu: str = ""
+) -> tuple[Database, ...]:
+    """The user's, or the one at `path`, and behind it the shipped one, for a CPU; False: none.
 
     Raises:
         UsageError: there is no file at `path`, or a file is not a database.
@@ -140,8 +143,8 @@ def open_databases(path: str | os.PathLike[str] | Literal[False] | None) -> tupl
         return ()
     if path is not None and not Path(path).is_file():
         raise UsageError(f"there is no database {os.fspath(path)}; `sparsecc tune` makes one")
-    own = Database(default_path() if path is None else Path(path))
-    return own, Database(SHIPPED, any_version=True)
+    own = Database(default_path() if path is None else Path(path), cpu=cpu)
+    return own, Database(SHIPPED, any_version=True, cpu=cpu)
 
 
 def read_records(path: Path) -> list[Record]:

@@ -95,3 +95,10 @@ def test_wrong_use_is_a_sentence(cli: Cli, network: Path, tmp_path: Path) -> Non
     assert missing.code == 2 and "there is no database" in missing.sentence()
     assert "at least 2 forms" in cli("tune", network, "--trials", 1).sentence()
     assert cli("compile", network, "--database", bad, "--no-database").code == 2
+
+
+def test_rpc_without_a_server(cli: Cli, network: Path, tmp_path: Path) -> None:
+    found = cli("tune", network, "--rpc", "board", "--database", tmp_path / "t.jsonl")
+    assert found.code == 2 and "expected HOST:PORT of an RPC server, found 'board'" in found.err
+    assert cli("tune", network, "--rpc-key", "board").code == 2
+    assert not (tmp_path / "t.jsonl").exists()
