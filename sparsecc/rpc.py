@@ -59,7 +59,7 @@ class RpcRunner:
         self._folder, self._compiler, self._budget = folder, compiler, budget
         self._where = f"{key} of the RPC tracker {address}" if key else f"the RPC server {address}"
         self._count = 0
-        self._remote = self._asked(partial(connected, address, key))
+        self._remote: Any = self._asked(partial(connected, address, key))
         self._cpu = str(cpu_of(self._cpuinfo(target)))
 
     @property
@@ -114,7 +114,7 @@ class RpcRunner:
         return work
 
     def _sent(
-        self, platform: Platform, work: Path, files: dict[str, str | bytes], artifact: Path | None
+        self, platform: Platform, work: Path, files: Mapping[str, str | bytes], artifact: Path | None
     ) -> tuple[str, Any]:
         """Link a library, send it, and remove the folder; its name there, and what it is there."""
         from sparsecc.targets.linking import build_rpc_library
