@@ -148,10 +148,12 @@ def build_rpc_library(
         artifact: whose header and static library they use.
 
     Raises:
-        LoweringError: libraries of the platform are not ELF, no C compiler for it, or it failed.
+        LoweringError: the platform is not Linux's, no C compiler for it, or it failed.
     """
-    if platform.form not in ("elf", "bionic"):
-        raise LoweringError(f"networks for {platform.name} cannot be timed on a TVM RPC server")
+    if platform.form != "elf":
+        raise LoweringError(
+            f"networks for {platform.name} cannot be timed on a TVM RPC server: Linux's only can"
+        )
     job = Job(find_toolchain(compiler, platform), platform, (), work)
     for name, data in {**files, "rpc.map": "{ global: __tvm_ffi_*; local: *; };\n"}.items():
         (work / name).write_bytes(data.encode() if isinstance(data, str) else data)

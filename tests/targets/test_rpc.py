@@ -15,9 +15,14 @@ from networks import Network
 from tvm import rpc
 
 import sparsecc
-from sparsecc.errors import UsageError
+from sparsecc.artifact.pack import write_artifact
+from sparsecc.compiler import build_plan, prepare
+from sparsecc.errors import LoweringError, UsageError
 from sparsecc.host import cpu_of, host_cpu
 from sparsecc.rpc import RpcRunner
+from sparsecc.targets.driver import rpc_sources
+from sparsecc.targets.linking import build_rpc_library
+from sparsecc.targets.registry import cpu_for
 from sparsecc.tuning.database import read_records
 
 PATIENCE = 60.0
@@ -92,6 +97,20 @@ def test_a_tracker_lends_a_machine(tmp_path: Path) -> None:
                 model, database = network().proto(), tmp_path / "t.jsonl"
                 found = sparsecc.tune(model, database=database, trials=2, runner=runner)
     assert found.measured >= 2
+
+
+def test_what_boards_get(tmp_path: Path) -> None:
+    """The network of another machine in one library; other systems than Linux are refused."""
+    model = prepare(network().proto())
+    plan = build_plan(model, target="arm64-linux")
+    artifact = write_artifact(plan, tmp_path / "model.scc", embed=True)
+    files = {**rpc_sources(plan), "inputs.bin": bytes(16 * 14 * 14 * 4)}
+    made = build_rpc_library(plan.platform, tmp_path, files, artifact).read_bytes()
+    assert made[:4] == b"\x7fELF" and int.from_bytes(made[18:20], "little") == 183  # EM_AARCH64
+    assert b"__tvm_ffi_model_profile" in made
+    android = cpu_for("arm64-android").platform
+    with pytest.raises(LoweringError, match="cannot be timed on a TVM RPC server"):
+        build_rpc_library(android, tmp_path, rpc_sources())
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
