@@ -75,6 +75,7 @@ class Manifest:
         target: target it was compiled for, such as "cpu".
         machine: architecture and system, such as "x86_64-linux".
         features: CPU features that the kernels use, in the names of `/proc/cpuinfo`.
+        optional_features: those that they use where they find them.
         inputs, outputs: in the order of the C arrays.
         arena_bytes: scratch memory of one handle.
         weights_bytes: size of the packed weights.
@@ -100,6 +101,7 @@ class Manifest:
     steps: tuple[StepInfo, ...]
     files: dict[str, FileInfo]
     report: dict[str, object] = field(default_factory=dict[str, object])
+    optional_features: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
     @property
@@ -155,6 +157,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         steps=fields.get("steps", _sequence(_step)),
         files=fields.get("files", _files),
         report=fields.get("report", _report),
+        optional_features=fields.get("optional_features", _sequence(_text), ()),
         format_version=version,
     )
 
@@ -174,8 +177,11 @@ class _Fields:
         self._values = values
         self._where = where
 
-    def get(self, name: str, read: Callable[[object], T]) -> T:
+    def get(self, name: str, read: Callable[[object], T], otherwise: T | None = None) -> T:
+        """The field's value; `otherwise` where older writers left it out."""
         if name not in self._values:
+            if otherwise is not None:
+                return otherwise
             raise ArtifactError(f"{self._where} has no field {name!r}")
         try:
             return read(self._values[name])

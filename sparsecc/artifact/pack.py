@@ -157,6 +157,7 @@ def _write_files(
         target=plan.target,
         machine=plan.platform.name,
         features=plan.features,
+        optional_features=() if isinstance(plan, GpuPlan) else plan.optional,
         inputs=tuple(map(_tensor_info, plan.inputs)),
         outputs=tuple(map(_tensor_info, plan.outputs)),
         arena_bytes=arena_bytes,

@@ -75,6 +75,7 @@ def _print_facts(manifest: Manifest, folder: Path) -> None:
         ("outputs", ", ".join(map(str, manifest.outputs))),
         ("target", f"{manifest.target}, {manifest.machine}"),
         ("needs", ", ".join(manifest.features)),
+        *([("uses if there", ", ".join(manifest.optional_features))] if manifest.optional_features else []),
         ("runs here", runs),
         ("links", ", ".join(needed_libraries(folder / manifest.library)) or "nothing"),
         (

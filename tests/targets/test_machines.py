@@ -62,6 +62,7 @@ def test_one_library_with_and_without_sdot(made: Callable[[], Network], tmp_path
     proto = net.proto()
     artifact = compiled(proto, "arm64-linux", tmp_path)
     assert artifact.manifest.features == ("asimd",)
+    assert artifact.manifest.optional_features == ("asimddp",)
     if shutil.which("qemu-aarch64") is None:
         pytest.skip("qemu-aarch64 is not installed")
     expected = on_x86(proto, net.feeds, tmp_path)
