@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sparsecc.arrays import random_arrays
 from sparsecc.artifact.manifest import TensorInfo
 from sparsecc.artifact.pack import write_artifact
@@ -159,7 +157,7 @@ class _RemoteSession:
         """One run; seconds of each step."""
         self._done("profile")
         times = [self._asked(partial(self._call["step"], index)) for index in range(self._steps)]
-        return [(index, "", float(np.float64(ns) * 1e-9)) for index, ns in enumerate(times)]
+        return [(index, "", ns * 1e-9) for index, ns in enumerate(times)]
 
     def close(self) -> None:
         """Free the network's memory."""

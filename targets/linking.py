@@ -152,7 +152,7 @@ def build_rpc_library(
     """
     if platform.form != "elf":
         raise LoweringError(
-            f"networks for {platform.name} cannot be timed on a TVM RPC server: Linux's only can"
+            f"networks for {platform.name} cannot be timed on a TVM RPC server; those for Linux can"
         )
     job = Job(find_toolchain(compiler, platform), platform, (), work)
     for name, data in {**files, "rpc.map": "{ global: __tvm_ffi_*; local: *; };\n"}.items():

@@ -56,7 +56,7 @@ class Record:
     @property
     def cpu_kind(self) -> str:
         """Vendor and family of the CPU."""
-        return self.cpu.partition(".")[0]
+        return _kind_of(self.cpu)
 
 
 class Database:
@@ -118,7 +118,7 @@ class Database:
         family = record.layer.partition(" ")[0]
         if not self._any_version and record.version != kernel_version(family):
             return
-        if record.cpu_kind == self._cpu.partition(".")[0]:
+        if record.cpu_kind == _kind_of(self._cpu):
             text, shares = split_key(record.layer)
             by_shares = self._similar.setdefault((text, record.machine), {})
             by_shares.setdefault(shares, {}).update(record.seconds)
@@ -161,6 +161,10 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text("".join(record.to_json() for record in records), encoding="utf-8")
     temporary.replace(path)
+
+
+def _kind_of(cpu: str) -> str:
+    return cpu.partition(".")[0]
 
 
 def _read(path: Path) -> Iterable[Record]:

@@ -39,7 +39,7 @@ def byte_of(words: Any, byte: int, lanes: int) -> Any:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of codes when their kernel is built, and need not be done.
+    """What is known of codes when their kernel is built, so that it need not see to it.
 
     Attributes:
         bounded: no value is as large as `LARGEST`; others are cut there.
@@ -96,10 +96,10 @@ class _PackingWriter:
         planes = tirx.reinterpret(f"uint8x{4 * n}", self._call(_PACK_16[n], f"int8x{4 * n}", *halves))
         if not self._known.whole:
             planes = tirx.Min(tirx.Max(planes, self._low), self._high)
-        bounded = self._b.register(planes, 4 * n, "uint8").value
+        by_channel = self._b.register(planes, 4 * n, "uint8").value
         # in every 16 bytes four codes of each channel become four words
         order = [at // 16 * 16 + at % 4 * 4 + at % 16 // 4 for at in range(4 * n)]
-        words = tirx.reinterpret(f"int32x{n}", shuffle([bounded], order))
+        words = tirx.reinterpret(f"int32x{n}", shuffle([by_channel], order))
         return self._b.register(words, n, "int32").value
 
     def _rounded(self, value: Any) -> Any:

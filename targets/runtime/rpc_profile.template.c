@@ -3,7 +3,7 @@
  *     model_open() -> status      model_run(times) -> status      model_profile() -> status
  *     model_step(index) -> nanoseconds of that step in the last profiled run      model_close()
  *
- * The inputs lie in INPUTS, each from a multiple of 64 bytes on.
+ * The inputs are those of inputs.bin, which is compiled in: each from a multiple of 64 bytes on.
  */
 #include <stdint.h>
 #include <stdlib.h>
