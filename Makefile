@@ -22,6 +22,7 @@
 #   make one-shot       what zeros without fine-tuning cost: docs/one-shot.md; METHODS= for some; resumes
 #   make one-shot-memory  a language model of 500 M parameters by SparseGPT, and its memory
 #   make compress       a latency met layer by layer, beside single patterns: docs/compress.md; MODELS= for some
+#   make curves         quality over measured latency of real networks: docs/curves.md; MODELS= for some
 #   make sparse-training  what zeros cost a network that trains with them: docs/training.md; resumes
 #   make accuracy-int8  what 8-bit weights and activations cost: docs/quantization.md; TASKS= for some
 #   make int8-peers     ONNX Runtime's own 8-bit networks, by how they are made: benchmarks/results/int8-peers.json
@@ -53,7 +54,7 @@ export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo web-demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets gpu pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot one-shot-memory compress sparse-training peers decode-peer clean
+.PHONY: help env demo web-demo test lint format memcheck models bench bench-kernels bench-int8 int8-peers decode targets gpu pipeline threads pruning accuracy accuracy-int8 coverage coverage-wide cost-model default-database tuning permutation one-shot one-shot-memory compress curves sparse-training peers decode-peer clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -139,6 +140,9 @@ default-database: $(STAMP)
 
 tuning: $(STAMP)
 	$(BIN)/python -m benchmarks.tuning $(MODELS)
+
+curves: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.curves $(MODELS)
 
 compress: $(STAMP)
 	$(BIN)/python -m benchmarks.compress $(MODELS)

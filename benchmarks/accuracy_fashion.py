@@ -72,6 +72,7 @@ class FashionResNetTask(Task):
     title = "Fashion-MNIST ResNet"
     metric = "top-1, %"
     higher_is_better = True
+    kind = "classification"
     seeds = (0, 1, 2)
     fine_tuning_seeds = (0, 1)
     about = (
@@ -102,6 +103,13 @@ class FashionResNetTask(Task):
 
     def evaluate(self, model: ir.Model) -> dict[str, float]:
         return {"score": 100 * accuracy(model, fashion("test"))}
+
+    def test_data(self) -> Calibration:
+        images = fashion("test")
+        starts = range(BATCH, len(images.classes), BATCH)
+        return Calibration(
+            [{INPUT: part} for part in np.split(images.pixels, starts)], np.split(images.classes, starts)
+        )
 
     def validate(self, model: ir.Model) -> float:
         """Top-1 in percent on the held-out training images."""

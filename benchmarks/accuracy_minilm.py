@@ -50,6 +50,7 @@ class MiniLMTask(Task):
     title = "MiniLM"
     metric = "R8 accuracy, %"
     higher_is_better = True
+    kind = "classification"
     seeds = (0, 1, 2)
     only = ("feed-forward width", "head")
     about = (
@@ -81,6 +82,10 @@ class MiniLMTask(Task):
             "score": 100 * float((logits.argmax(1) == self._test[1]).mean()),
             "divergence": divergence(self._dense, logits),
         }
+
+    def test_data(self) -> Calibration:
+        batches, classes = self._test
+        return Calibration(batches, np.split(classes, len(batches)))
 
     @cached_property
     def _dense(self) -> np.ndarray:

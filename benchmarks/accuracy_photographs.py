@@ -24,6 +24,7 @@ class EfficientNetTask(Task):
     title = "EfficientNet-lite0"
     metric = "agreement with dense, %"
     higher_is_better = True
+    kind = "agreement"
     seeds = (0,)
     about = (
         "4.65 M parameters, ImageNet weights; share of 100 views (5 cut-outs of each of 20 labelled "
@@ -58,6 +59,9 @@ class EfficientNetTask(Task):
             "correct": float((logits[:, 0].argmax(-1) == classes).sum()),
             "divergence": divergence(dense, logits),
         }
+
+    def test_data(self) -> Calibration:
+        return Calibration([{self._input: views} for views in self._views[0]])
 
     @cached_property
     def _input(self) -> str:

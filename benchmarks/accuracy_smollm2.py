@@ -57,6 +57,7 @@ class SmolLM2Task(Task):
     title = "SmolLM2-135M"
     metric = "perplexity"
     higher_is_better = False
+    kind = "perplexity"
     seeds = (0,)
     only = ("feed-forward width", "key-value group")
     about = (
@@ -83,13 +84,21 @@ class SmolLM2Task(Task):
 
     def evaluate(self, model: ir.Model) -> dict[str, float]:
         evaluator = Evaluator(model)
-        ids = token_ids("\n".join(news()[:TEST_DOCUMENTS]))
         losses: list[float] = []
-        for window in ids[: TEST_WINDOWS * WINDOW].reshape(TEST_WINDOWS, WINDOW):
+        for (window,) in _test_windows():
             (logits,) = evaluator.run({"input_ids": window[None]}).values()
             loss = nn.functional.cross_entropy(torch.from_numpy(logits[0, :-1]), torch.from_numpy(window[1:]))
             losses.append(float(loss))
         return {"score": math.exp(np.mean(losses))}
+
+    def test_data(self) -> Calibration:
+        return Calibration([{"input_ids": window} for window in _test_windows()])
+
+
+def _test_windows() -> np.ndarray:
+    """Ids [windows, 1, tokens] of documents that no calibration sees."""
+    ids = token_ids("\n".join(news()[:TEST_DOCUMENTS]))
+    return ids[: TEST_WINDOWS * WINDOW].reshape(TEST_WINDOWS, 1, WINDOW)
 
 
 @cache

@@ -25,6 +25,7 @@ class Task(ABC):
         title: in the table.
         metric: what `score` is.
         higher_is_better: whether more of it is better.
+        kind: the measure's name for `sparsecc.evaluate`.
         seeds: one calibration sample, and one draw of noise, each.
         about: a sentence for the page that says what is measured on how many samples.
         only: kinds of groups that are pruned; all if empty.
@@ -37,6 +38,7 @@ class Task(ABC):
     title: ClassVar[str]
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    kind: ClassVar[str]
     seeds: ClassVar[tuple[int, ...]]
     about: ClassVar[str]
     only: ClassVar[tuple[str, ...]] = ()
@@ -58,6 +60,10 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: ir.Model) -> dict[str, float]:
         """The score and other figures of a network, through ONNX Runtime."""
+
+    @abstractmethod
+    def test_data(self) -> Calibration:
+        """What the score is measured on, as `sparsecc.evaluate` takes it."""
 
     def fine_tune(self, model: ir.Model, seed: int) -> ir.Model:
         """Train a pruned network a little; only where there are seeds for it."""

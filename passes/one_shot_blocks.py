@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from sparsecc.host import host_features
+from sparsecc.host import multiplies_bfloat16
 from sparsecc.ir.edit import constant_of, replace_constant
 from sparsecc.ir.provenance import record
 from sparsecc.passes.criteria.linear_layers import LinearLayer
@@ -24,8 +24,6 @@ LAYERS = 6
 
 HELD_OUT = 8
 """Of so many batches one is not fitted to: the weights that are best on those are kept."""
-_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Features of CPUs that multiply bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ def reconstruct_block(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (1 + math.cos(math.pi * n / steps)) / 2)
     generator = np.random.default_rng(options.seed)
 
-    half = not host_features().isdisjoint(_BFLOAT16)
+    half = multiplies_bfloat16()
     counts = [weight / float(np.mean(weights)) for weight in weights]
 
     def loss(number: int, half: bool = False) -> Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sparsecc.capture import capture
     from sparsecc.compiler import Artifact, compile
     from sparsecc.compressor import CompressResult, compress
+    from sparsecc.distiller import DistillResult, distill
     from sparsecc.evaluation import Evaluation, evaluate
     from sparsecc.group_penalty import GroupPenalty
     from sparsecc.knee import KneeResult, knee
@@ -38,6 +39,7 @@ __all__ = [
     "Artifact",
     "Calibration",
     "CompressResult",
+    "DistillResult",
     "Evaluation",
     "GroupPenalty",
     "KneeResult",
@@ -52,6 +54,7 @@ __all__ = [
     "capture",
     "compile",
     "compress",
+    "distill",
     "errors",
     "evaluate",
     "groups",
@@ -72,6 +75,7 @@ _HOMES = {
     "Artifact": "sparsecc.compiler",
     "Calibration": "sparsecc.passes.criteria",
     "CompressResult": "sparsecc.compressor",
+    "DistillResult": "sparsecc.distiller",
     "Evaluation": "sparsecc.evaluation",
     "GroupPenalty": "sparsecc.group_penalty",
     "KneeResult": "sparsecc.knee",
@@ -86,6 +90,7 @@ _HOMES = {
     "capture": "sparsecc.capture",
     "compile": "sparsecc.compiler",
     "compress": "sparsecc.compressor",
+    "distill": "sparsecc.distiller",
     "evaluate": "sparsecc.evaluation",
     "groups": "sparsecc.axes.groups",
     "knee": "sparsecc.knee",

@@ -75,6 +75,21 @@ class SweepResult:
     measured: bool
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A point to show beside the grid.
+
+    Attributes:
+        name: in the legend.
+        latency: time over that of the dense model.
+        score: by the same task.
+    """
+
+    name: str
+    latency: float
+    score: float
+
+
 def sweep(
     model: ir.Model,
     folder: Path,
@@ -149,8 +164,13 @@ def sweep(
     return SweepResult(task, dense, tuple(cells), clock.measured)
 
 
-def draw(result: SweepResult, path: Path) -> None:
+def draw(result: SweepResult, path: Path, marks: Sequence[Mark] = ()) -> None:
     """Score over latency, a line for each pattern and method, as a picture.
+
+    Args:
+        result: of `sweep`.
+        path: of the picture.
+        marks: other points.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -171,6 +191,8 @@ def draw(result: SweepResult, path: Path) -> None:
         spread = np.abs(np.array([[cell.low, cell.high] for cell in cells]).T - y)
         axes.errorbar(x, y, spread, marker="o", capsize=3, label=f"{pattern}, {method}")
     axes.plot([1.0], [result.dense], "k*", markersize=12, label="dense")
+    for mark in marks:
+        axes.plot([mark.latency], [mark.score], "*", markersize=14, label=mark.name)
     axes.set_xlabel(f"time / dense ({'measured' if result.measured else 'predicted'})")
     axes.set_ylabel(result.task)
     if result.task == "perplexity":

@@ -28,6 +28,7 @@ PUBLIC = (
     "gauge",
     "latency",
     "training",
+    "distiller",
     "group_penalty",
     "sweeper",
     "tuner",
@@ -63,7 +64,7 @@ ORDER = {name: index for index, name in enumerate(PUBLIC)}
 HEAVY = ("torch", "tvm", "onnx", "onnx_ir", "onnxruntime", "onnxscript")
 USERS = {
     "tvm": {"targets"},
-    "torch": {"capture", "passes", "pruner", "torch", "training", "group_penalty"},
+    "torch": {"capture", "passes", "pruner", "torch", "training", "distiller", "group_penalty"},
     "onnxruntime": {"ir", "oracle", "peers"},
     "onnx": {"ir", "oracle", "capture", "passes", "targets", "pruner"},
 }

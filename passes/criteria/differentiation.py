@@ -156,9 +156,18 @@ def _checked(loss: object, number: int) -> Tensor:
     return loss.reshape(())
 
 
-def _own_loss(output: Tensor) -> Tensor:
+def class_axis(output: Tensor) -> int | None:
+    """Where the loss of `Calibration` takes an output's classes to be: axis 1 of four or more, else the last.
+
+    None where that has size 1 or there is none.
+    """
     axis = 1 if output.dim() >= 4 else output.dim() - 1
-    if output.dim() == 0 or output.shape[axis] == 1:
+    return None if output.dim() == 0 or output.shape[axis] == 1 else axis
+
+
+def _own_loss(output: Tensor) -> Tensor:
+    axis = class_axis(output)
+    if axis is None:
         return output.square().mean() / 2
     logits = output.movedim(axis, -1)
     logits = logits.reshape(-1, logits.shape[-1])

@@ -24,6 +24,7 @@ VERBS = (
     "groups",
     "prune",
     "sparsify",
+    "distill",
     "quantize",
     "compress",
     "tune",
