@@ -48,6 +48,7 @@ class Goal:
         probes: batches for the sensitivities.
         method: of the final zeros.
         widths: shares of the FLOPs to consider.
+        sparsities: shares of zeros to consider; None for those of `compress`.
     """
 
     task: type[Task]
@@ -57,6 +58,7 @@ class Goal:
     probes: int = 2
     method: str = "alps"
     widths: tuple[float, ...] = (1.0,)
+    sparsities: tuple[float, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -73,7 +75,7 @@ GOALS = (
     Goal(FashionResNetTask, 0.3, (32, 8), _SMALL, widths=WIDTHS),
     Goal(MiniLMTask, 0.5, (32,), _TEXT),
     Goal(MiniLMTask, 0.3, (32, 8), _TEXT, widths=WIDTHS),
-    Goal(SmolLM2Task, 0.7, (32,), None, probes=1),
+    Goal(SmolLM2Task, 0.7, (32,), None, probes=1, sparsities=(0.3, 0.5, 0.7)),
 )
 
 
@@ -102,9 +104,7 @@ def main() -> int:
         PAGE.write_text(
             f"{before}{MARKS[0]}{as_table(found)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8"
         )
-    missed = [
-        name for name, cell in found.items() if abs(cell["rows"][0]["latency"] / cell["goal"] - 1) > 0.1
-    ]
+    missed = [name for name, cell in found.items() if cell["rows"][0]["latency"] / cell["goal"] > 1.1]
     print(f"\n{as_table(found)}\n\nwrote {args.results}; missed: {', '.join(missed) or 'none'}")
     return 1 if missed else 0
 
@@ -116,7 +116,8 @@ def measure(goal: Goal, cache: Path) -> Json:
     start = time.perf_counter()
     result = sparsecc.compress(
         dense, goal.latency, calibration=sparsecc.Calibration(data.batches), widths=goal.widths,
-        bits=goal.bits, shapes=goal.shapes, probes=goal.probes, method=goal.method, progress=_Show(),
+        bits=goal.bits, sparsities=goal.sparsities, shapes=goal.shapes, probes=goal.probes,
+        method=goal.method, progress=_Show(),
     )  # fmt: skip
     seconds = time.perf_counter() - start
     options = Counter(str(option) for option in result.options.values())

@@ -34,7 +34,7 @@ from sparsecc.passes.one_shot import OneShot
 from sparsecc.pruner import PruneResult, prune
 from sparsecc.sparsifier import LayerZeros, zeros_of
 
-PATTERNS: dict[int, tuple[str, ...]] = {32: ("unstructured", "4x1"), 8: ("4x4",)}
+PATTERNS: dict[int, tuple[str, ...]] = {32: ("unstructured", "2x1", "4x1"), 8: ("4x4",)}
 """By bits of the weights and activations."""
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 FINE_SPARSITIES = tuple(step / 20 for step in range(6, 20))
@@ -145,8 +145,8 @@ def compress(
             when one changes the outputs more than a wider one, narrower ones are not tried.
         bits: of weights and activations that each layer may have: 32, 8; None: both with data and a budget of
             latency or bytes, else 32.
-        patterns: to consider, as for `sparsify`; None: unstructured and 4x1, with 8 bits 4x4; for a budget
-            of zeros unstructured.
+        patterns: to consider, as for `sparsify`; None: unstructured, 2x1 and 4x1, with 8 bits 4x4; for a
+            budget of zeros unstructured.
         sparsities: shares of zeros to consider for each pattern; None: 50, 60, 70, 80 and 90 %, for a budget
             of zeros 30 to 95 % in steps of 5.
         method: one-shot method of the final zeros: wanda, sparsegpt or alps.
@@ -447,8 +447,9 @@ def _width(pruned: PruneResult) -> float:
 
 
 def _first(calibration: Calibration, count: int) -> Calibration:
-    """The first batches."""
-    return Calibration(list(islice(calibration.again(), count)))
+    """The first batches, with their weights."""
+    weights = None if calibration.weights is None else calibration.weights[:count]
+    return Calibration(list(islice(calibration.again(), count)), weights=weights)
 
 
 def _silent(phase: str, done: int, total: int) -> None:
