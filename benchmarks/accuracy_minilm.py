@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.accuracy_tasks import Task, divergence, open_batch
-from benchmarks.accuracy_texts import package_folder, reuters, tales
+from benchmarks.accuracy_texts import judged_news, package_folder, reuters, tales
 from benchmarks.models import build
+from sparsecc.evaluation import evaluate
 from sparsecc.ir.evaluate import Evaluator
 from sparsecc.passes.criteria import Calibration
 
@@ -82,6 +83,18 @@ class MiniLMTask(Task):
             "score": 100 * float((logits.argmax(1) == self._test[1]).mean()),
             "divergence": divergence(self._dense, logits),
         }
+
+    def similarity(self, model: ir.Model) -> float:
+        """Pearson's correlation of the embeddings' cosines with what people say, pairs of 50 documents."""
+        texts, judged = judged_news()
+        (probe,) = model.graph.initializers["probe.weight"].consumers()
+        embedding = probe.inputs[0]
+        assert embedding is not None
+        encoder = ir.convenience.extract(model.graph, list(model.graph.inputs), [embedding])
+        ids, mask = _encoded(texts)
+        data = Calibration([{"input_ids": ids, "attention_mask": mask}], [judged])
+        found = ir.Model(encoder, ir_version=model.ir_version, functions=list(model.functions.values()))
+        return evaluate(found, "similarity", data, resamples=1).score.value
 
     def test_data(self) -> Calibration:
         batches, classes = self._test

@@ -38,6 +38,13 @@ def tales() -> str:
         return "\n\n".join(max(row, key=len) for row in list(csv.reader(file, delimiter="\t"))[3:] if row)
 
 
+def judged_news() -> tuple[list[str], np.ndarray]:
+    """The 50 documents of the Lee corpus, and how alike people found each pair [50, 50], from 0 to 1."""
+    folder = package_folder("gensim") / "test" / "test_data"
+    documents = (folder / "lee.cor").read_text(encoding="latin-1").splitlines()
+    return documents, np.loadtxt(folder / "similarities0-1.txt")
+
+
 def news() -> list[str]:
     """The 300 documents of the Lee background corpus."""
     path = package_folder("gensim") / "test" / "test_data" / "lee_background.cor"

@@ -39,25 +39,34 @@ def write_page(results: Mapping[str, Json]) -> None:
 
 def _section(name: str, cells: Json) -> str:
     task = TASKS[name]
-    found: dict[str, dict[str, float]] = {}
-    for key, cell in cells.items():
-        if key != "dense":
-            method, pattern, sparsity = key.split(" ")
-            found.setdefault(f"{pattern} | {sparsity}", {})[method] = cell["score"]
-    used = [method for method in LABELS if any(method in row for row in found.values())]
     lines = [
         f"### {task.title}: {task.metric}",
         "",
         f"{task.about} Dense: **{cells['dense']['score']:.1f}**.",
         "",
+        *_table(cells, "score"),
+    ]
+    for figure, title in task.others.items():
+        lines += ["", f"{title}; dense: **{_number(cells['dense'][figure])}**.", "", *_table(cells, figure)]
+    return "\n".join(lines)
+
+
+def _table(cells: Json, figure: str) -> list[str]:
+    found: dict[str, dict[str, float]] = {}
+    for key, cell in cells.items():
+        if key != "dense":
+            method, pattern, sparsity = key.split(" ")
+            found.setdefault(f"{pattern} | {sparsity}", {})[method] = cell[figure]
+    used = [method for method in LABELS if any(method in row for row in found.values())]
+    lines = [
         f"| pattern | zeros | {' | '.join(LABELS[method] for method in used)} |",
         f"|---|---:|{'---:|' * len(used)}",
     ]
     for row, scores in found.items():
         shown = [_number(scores[method]) if method in scores else "" for method in used]
         lines.append(f"| {row} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+    return lines
 
 
 def _number(score: float) -> str:
-    return f"{score:,.0f}" if score >= 1000 else f"{score:.1f}"
+    return f"{score:,.0f}" if score >= 1000 else f"{score:.3f}" if abs(score) < 1 else f"{score:.1f}"
