@@ -1,9 +1,9 @@
 """What each option costs each layer and how much it changes the outputs, and the choice for a budget.
 
 Each option is tried on all layers at once, which shows what every layer costs then. How much the outputs
-change is computed with one layer at a time: with its zeros in PyTorch, and with its weights and inputs in
-8 bits in ONNX Runtime; the two are added. A dynamic programme picks, the whole is gauged, and what it misses
-goes into the next budget.
+change is computed with one layer at a time: with its zeros in PyTorch, to first order if there are many
+layers, and with its weights and inputs in 8 bits in ONNX Runtime; the two are added. A dynamic programme
+picks, the whole is gauged, and what it misses goes into the next budget.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ Progress = Callable[[str, int, int], None]
 DRAFT = OneShot("sparsegpt", regress=False)
 """Shows what an option costs: an order of magnitude faster than ALPS."""
 _ROUNDS = 8
+_FEW = 64
+"""Layers up to which each is replaced by itself: a forward pass each, where an estimate takes 65."""
 _LEAST = 1e-12
 """Error of what changes the outputs by nothing that can be seen: it still is a change."""
 
@@ -233,17 +235,37 @@ class OptionSearch:
     ) -> dict[str, float]:
         """Errors of the layers that can have an option."""
         found = {layer.uses[0].layer: layer for layer in linear_layers(variant)[0]}
+        changes = {name: _changes(layer, found[name]) for name, layer in layers.items()}
+        errors = self._damage({name: weights for name, weights in changes.items() if weights}, option)
         changed: dict[str, float] = {}
-        for number, (name, layer) in enumerate(layers.items()):
-            self._tell(f"sensitivity, {option}", number, len(layers))
-            weights = _changes(layer, found[name])
+        for name, weights in changes.items():
             if (option.bits == 8 and name not in rounded) or (not option.dense and not weights):
                 continue
-            error = rounded[name] if option.bits == 8 else 0.0
-            if weights:
-                error += _error(layer.value, weights, self._sensitivity)
+            error = (rounded[name] if option.bits == 8 else 0.0) + errors.get(name, 0.0)
             changed[name] = max(error, _LEAST) if weights or option.bits == 8 else 0.0
         return changed
+
+    def _damage(self, changes: Mapping[str, Mapping[str, np.ndarray]], option: Option) -> dict[str, float]:
+        """What replacing the weights of each layer, one at a time, does."""
+        sensitivity, phase = self._sensitivity, f"sensitivity, {option}"
+        if sensitivity is not None and len(changes) > _FEW:
+            self._tell(phase, 0, 1)
+            return sensitivity.estimates(changes)
+        errors: dict[str, float] = {}
+        for number, (name, weights) in enumerate(changes.items()):
+            self._tell(phase, number, len(changes))
+            errors[name] = self._lost(weights) if sensitivity is None else sensitivity.of(weights)
+        return errors
+
+    def _lost(self, weights: Mapping[str, np.ndarray]) -> float:
+        """Share of the squares of a layer's weight that goes."""
+        lost = total = 0.0
+        for name, array in weights.items():
+            before = constant_of(self.model.graph.initializers[name])
+            assert before is not None
+            lost += float(np.square(before - array, dtype=np.float64).sum())
+            total += float(np.square(before, dtype=np.float64).sum())
+        return lost / total
 
     @cached_property
     def _sensitivity(self) -> Sensitivity | None:
@@ -318,13 +340,3 @@ def _changes(dense: LinearLayer, sparse: LinearLayer) -> dict[str, np.ndarray]:
             continue
         changed[old.name or ""] = after
     return changed
-
-
-def _error(value: ir.Value, weights: Mapping[str, np.ndarray], sensitivity: Sensitivity | None) -> float:
-    """What replacing a layer's weights does."""
-    if sensitivity is not None:
-        return sensitivity.of(weights)
-    before = constant_of(value)
-    assert before is not None
-    lost = np.square(before - weights[value.name or ""], dtype=np.float64).sum()
-    return float(lost / np.square(before, dtype=np.float64).sum())

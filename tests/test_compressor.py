@@ -10,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import sparsecc
+from sparsecc import option_search
 from sparsecc.errors import UsageError
 from sparsecc.ir.edit import replace_constant
 from sparsecc.ir.encoding import Encoding, fits
-from sparsecc.ir.evaluate import evaluate
+from sparsecc.ir.evaluate import evaluate, outputs_of
 from sparsecc.ir.weights import weight_uses
 from sparsecc.passes.allocate import Option
 from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
@@ -105,7 +106,7 @@ def test_meets_the_latency_where_it_hurts_least(model: ir.Model, data: sparsecc.
     # the layer that hardly matters has the most zeros
     assert result.options["w1"].sparsity == max(option.sparsity for option in result.options.values())
     assert all(result.error <= other.error for other in result.uniform if other.sparsity is not None)
-    assert {other.pattern for other in result.uniform} == {"unstructured", "4x1"}
+    assert {other.pattern for other in result.uniform} == {"unstructured", "2x1", "4x1"}
     for name, matrix in matrices(model).items():
         assert np.array_equal(matrix, before[name])
 
@@ -236,6 +237,34 @@ def test_sensitivity_is_the_change_of_the_outputs(model: ir.Model, data: sparsec
     theirs = np.stack([next(iter(evaluate(model, batch).values())) for batch in batches]).astype(float)
     share = np.square(ours - theirs).sum() / sum(np.square(t - t.mean()).sum() for t in theirs)
     assert found == pytest.approx(share, rel=1e-3)
+
+
+def test_estimates_are_the_first_order_change(model: ir.Model, data: sparsecc.Calibration) -> None:
+    sensitivity = Sensitivity(model, data)
+    generator = np.random.default_rng(0)
+    changes = {
+        name: {name: array + generator.normal(0, 1e-3, array.shape).astype(np.float32)}
+        for name, array in matrices(model).items()
+    }
+    exact = {name: sensitivity.of(change) for name, change in changes.items()}
+    found = sensitivity.estimates(changes)
+    for name, value in exact.items():
+        assert 0.4 * value < found[name] < 2 * value, name  # 32 draws: five deviations
+    mean = np.mean([sensitivity.estimates(changes, seed=seed)["w0"] for seed in range(30)])
+    assert mean == pytest.approx(exact["w0"], rel=0.15)
+    assert sensitivity.of({"w1": matrices(model)["w1"]}) < 1e-10
+
+
+def test_many_layers_are_estimated(
+    model: ir.Model, data: sparsecc.Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(option_search, "_FEW", 1)
+    result = sparsecc.compress(model, zeros=0.6, calibration=data)
+    assert result.zeros == pytest.approx(0.6, abs=0.02)
+    uniform = sparsecc.sparsify(model, "unstructured", 0.6, method="alps", calibration=data).model
+    batches = [batch for batch, _ in data.stream(model)]
+    dense, other = outputs_of(model, batches), outputs_of(uniform, batches)
+    assert result.divergence is not None and result.divergence < divergence(other, dense)
 
 
 def test_sensitivity_puts_the_weights_back(model: ir.Model, data: sparsecc.Calibration) -> None:
