@@ -22,6 +22,7 @@ LABELS = {
     "alps-permuted": "reordered first",
     "alps-blocks": "blocks fitted",
     "alps-damped": "ALPS, damping 0.1",
+    "alps-distilled": "distilled",
     "alps-int8": "int8",
     "alps-int4": "int4",
     "alps-blocks-int4": "blocks fitted, int4",

@@ -45,6 +45,10 @@ class OneShotTask(ABC):
     def calibration(self) -> Calibration:
         """With seed 0."""
 
+    def texts(self) -> Calibration:
+        """All that there is to train on without labels; only where networks are distilled."""
+        raise NotImplementedError(self.title)
+
     @abstractmethod
     def evaluate(self, model: ir.Model) -> dict[str, float]:
         """The score and other figures, through ONNX Runtime."""
@@ -72,6 +76,11 @@ class SmolLM2(OneShotTask):
         count = len(ids) // (WINDOW + 1) - 1
         starts = np.random.default_rng(0).choice(count, CALIBRATION_WINDOWS, replace=False)
         return Calibration([{"input_ids": ids[number * (WINDOW + 1) :][:WINDOW][None]} for number in starts])
+
+    def texts(self) -> Calibration:
+        ids = token_ids("\n".join(news()[TEST_DOCUMENTS:]))
+        count = len(ids) // WINDOW
+        return Calibration([{"input_ids": part[None]} for part in ids[: count * WINDOW].reshape(-1, WINDOW)])
 
     def evaluate(self, model: ir.Model) -> dict[str, float]:
         return self._task.evaluate(model)
