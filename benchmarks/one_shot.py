@@ -113,7 +113,7 @@ def main() -> int:
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"{', '.join(METHODS)}; all by default")
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--patterns", nargs="*", help="all by default")
-    parser.add_argument("--minutes", type=float, default=60, help="of distillation (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=20, help="of distillation (%(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the figures (%(default)s)")
     parser.add_argument("--page-only", action="store_true", help="write the page from what is measured")
     args = parser.parse_args()
