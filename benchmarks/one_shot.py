@@ -68,6 +68,7 @@ METHODS: dict[str, Method] = {
     "gblm": Method(OneShot("gblm")),
     "dsnot": Method(OneShot("dsnot")),
     "sparsegpt": Method(OneShot("sparsegpt", regress=False)),
+    "sparsegpt-permuted": Method(OneShot("sparsegpt", regress=False), permute=True),
     "alps": Method(OneShot(regress=False)),
     "alps-dense": Method(OneShot()),
     "alps-gradients": Method(_BEST),
@@ -98,6 +99,9 @@ CELLS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("efficientnet-lite0", "unstructured", 0.5, ("wanda", "sparsegpt", "alps-damped")),
     ("efficientnet-lite0", "4x1", 0.5, ("alps-damped",)),
     ("smollm2-135m", "2x1", 0.5, ("alps-blocks",)),
+    ("smollm2-135m", "4x1", 0.5, ("sparsegpt", "sparsegpt-permuted")),
+    ("minilm", "unstructured", 0.5, ("gblm", "dsnot")),
+    ("efficientnet-lite0", "unstructured", 0.5, ("gblm", "dsnot")),
     ("smollm2-135m", "unstructured", 0.5, ("alps-distilled",)),
     ("smollm2-135m", "4x1", 0.5, ("alps-distilled",)),
     ("smollm2-135m", "2x1", 0.5, ("alps-distilled",)),
@@ -173,8 +177,9 @@ class _Model:
         item = Sparsify(pattern, -1.0 if ":" in pattern else sparsity)
         dense = self.dense.clone()
         if method.permute:
-            Permute(pattern, item.sparsity).reorder(dense, Context(), squares=squares)
-            squares = squared_gradients(dense, linear_layers(dense)[0], self.data)
+            Permute(pattern, item.sparsity).reorder(dense, Context(), squares=self.squares)
+            if squares is not None:
+                squares = squared_gradients(dense, linear_layers(dense)[0], self.data)
         sparse = dense.clone()
         if options is None:
             result = item.apply(sparse, Context())

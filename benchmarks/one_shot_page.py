@@ -16,6 +16,7 @@ LABELS = {
     "gblm": "GBLM",
     "dsnot": "DSnoT",
     "sparsegpt": "SparseGPT",
+    "sparsegpt-permuted": "reordered, SparseGPT",
     "alps": "ALPS",
     "alps-dense": "ALPS, dense outputs",
     "alps-gradients": "with gradients",
