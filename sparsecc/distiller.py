@@ -115,8 +115,6 @@ def distill(
         steps = len(batches)
     torch.manual_seed(seed)
     training = SparseTraining(model, method="fixed", min_size=1)
-    if training.sparsity == 0:
-        raise UsageError("the model has no layer with zeros; make it sparse first, with `sparsify`")
     order = np.random.default_rng(seed).permutation(len(batches))
     held = max(1, len(batches) // HELD_OUT)
     run = _Run(

@@ -47,7 +47,7 @@ class SparseTraining:
 
     Methods:
         fixed: the zeros that the weights have already stay, such as those of `sparsify`; pattern and sparsity
-            are not looked at.
+            are not looked at, and layers without zeros are trained as they are.
         gradual: magnitude pruning by a schedule that starts fast and ends slowly (Zhu and Gupta 2017).
         sr-ste: each forward pass uses the largest weights, each backward pass moves all of them, and those
             that are not used decay (Zhou et al. 2021); made for N:M, runs with every pattern.
@@ -115,12 +115,16 @@ class SparseTraining:
         self._weights: list[_Weight] = []
         for layer in layers:
             path = paths.get(layer.use.value.name or "")
+            if method == "fixed" and _has_no_zero(layer.use.value):
+                continue
             if path is None:
                 why = Refusal(f"{layer.use.layer} is no parameter of the module", layer.use.layer, "constant")
                 self.refusals = (*self.refusals, why)
                 continue
             self._weights.append(self._masked(layer, path, goals[layer.use.layer]))
         if not self._weights:
+            if method == "fixed":
+                raise UsageError("no layer has zeros; make the model sparse first, with `sparsify`")
             raise UsageError("no layer can be made sparse; " + "; ".join(map(str, self.refusals)))
         if method != "fixed":
             self._update(first=True)
@@ -183,7 +187,8 @@ class SparseTraining:
             mask = _SoftThreshold(torch.zeros_like(tensor))
         else:
             mask = _Mask(
-                (tensor != 0).to(tensor.dtype) if self._method == "fixed" else torch.ones_like(tensor)
+                (tensor != 0).to(tensor.dtype) if self._method == "fixed" else torch.ones_like(tensor),
+                watched=self._method == "rigl",
             )
         parametrize.register_parametrization(owner, name, mask)
         return _Weight(layer, owner, name, mask, goal)
@@ -232,6 +237,10 @@ class SparseTraining:
         return from_matrix(keep, array.shape, axis)
 
 
+def _has_no_zero(value: ir.Value) -> bool:
+    return value.const_value is not None and bool(np.all(value.const_value.numpy() != 0))
+
+
 def distillation(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """How far a student's classes are from its teacher's (Hinton et al. 2015), to be added to the loss.
 
@@ -251,18 +260,19 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> 
 
 
 class _Mask(nn.Module):
-    """weight -> weight x mask; sees the gradient of what the products saw, zeros included."""
+    """weight -> weight x mask; if watched, sees the gradient of what the products saw, zeros included."""
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, *, watched: bool = False) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
+        self.watched = watched
         self.seen: Tensor | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         masked = weight * self.mask
-        if masked.requires_grad:
+        if self.watched and masked.requires_grad:
             masked.register_hook(self._see)
         return masked
 
