@@ -249,7 +249,7 @@ def test_estimates_are_the_first_order_change(model: ir.Model, data: sparsecc.Ca
     exact = {name: sensitivity.of(change) for name, change in changes.items()}
     found = sensitivity.estimates(changes)
     for name, value in exact.items():
-        assert 0.4 * value < found[name] < 2 * value, name  # 32 draws: five deviations
+        assert 0.2 * value < found[name] < 3 * value, name  # 16 draws
     mean = np.mean([sensitivity.estimates(changes, seed=seed)["w0"] for seed in range(30)])
     assert mean == pytest.approx(exact["w0"], rel=0.15)
     assert sensitivity.of({"w1": matrices(model)["w1"]}) < 1e-10
