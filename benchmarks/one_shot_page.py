@@ -49,6 +49,8 @@ def _section(name: str, cells: Json) -> str:
         *_table(cells, "score"),
     ]
     for figure, title in task.others.items():
+        if figure not in cells["dense"]:
+            continue
         lines += ["", f"{title}; dense: **{_number(cells['dense'][figure])}**.", "", *_table(cells, figure)]
     return "\n".join(lines)
 
@@ -56,7 +58,7 @@ def _section(name: str, cells: Json) -> str:
 def _table(cells: Json, figure: str) -> list[str]:
     found: dict[str, dict[str, float]] = {}
     for key, cell in cells.items():
-        if key != "dense":
+        if key != "dense" and figure in cell:
             method, pattern, sparsity = key.split(" ")
             found.setdefault(f"{pattern} | {sparsity}", {})[method] = cell[figure]
     used = [method for method in LABELS if any(method in row for row in found.values())]
