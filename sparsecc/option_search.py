@@ -34,7 +34,7 @@ DRAFT = OneShot("sparsegpt", regress=False)
 """Shows what an option costs: an order of magnitude faster than ALPS."""
 _ROUNDS = 8
 _FEW = 64
-"""Layers up to which each is replaced by itself: a forward pass each, where all estimates take as long as 33."""
+"""Layers up to which each is replaced by itself: one forward pass each; all estimates take as long as 33."""
 _LEAST = 1e-12
 """Error of what changes the outputs by nothing that can be seen: it still is a change."""
 
