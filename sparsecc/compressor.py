@@ -43,6 +43,8 @@ WIDTHS = (1.0, 0.85, 0.7)
 """Shares of the FLOPs that are left when channels go; 1 is all."""
 TOLERANCE = 0.1
 """By how much the measured latency may miss the one that was asked for."""
+_LOOKS = 5
+"""Measurements of which the median counts where the first is over the budget."""
 _MULTIPLE = 16
 """Of the channels that stay, where groups are large enough: they fill the vectors of AVX-512."""
 
@@ -290,6 +292,9 @@ class _Run:
         sparse = search.made(chosen, method)
         model = search.quantized(sparse, chosen)
         cost = self.gauge.share(model)
+        if self.gauge.measured and cost > self.share * (1 + TOLERANCE):  # perhaps another process's doing
+            self.tell("measure again", 0, 1)
+            cost = float(np.median([cost, *(self.gauge.share(model) for _ in range(_LOOKS - 1))]))
         if self.gauge.measured and cost > self.share * (1 + TOLERANCE):
             raise VerificationError(
                 f"the model was measured at {cost:.2f} of the dense one's time, {self.share:g} was asked "
