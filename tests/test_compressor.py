@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import sparsecc
-from sparsecc import option_search
-from sparsecc.errors import UsageError
+from sparsecc import compressor, option_search
+from sparsecc.errors import UsageError, VerificationError
+from sparsecc.gauge import NonZeros
 from sparsecc.ir.edit import replace_constant
 from sparsecc.ir.encoding import Encoding, fits
 from sparsecc.ir.evaluate import evaluate, outputs_of
@@ -273,6 +274,39 @@ def test_sensitivity_puts_the_weights_back(model: ir.Model, data: sparsecc.Calib
     assert sensitivity.of({"w1": matrices(model)["w1"]}) < 1e-10
     assert first > 0.01
     assert sensitivity.of({"w0": matrices(model)["w0"] * 0}) == first
+
+
+@pytest.mark.parametrize("disturbed", [1, 2, 5])
+def test_a_disturbed_measurement_is_taken_again(
+    model: ir.Model, data: sparsecc.Calibration, monkeypatch: pytest.MonkeyPatch, disturbed: int
+) -> None:
+    fitted: list[int] = []
+
+    class Disturbed(NonZeros):
+        """Counts weights, and three times as many in some looks at the final model."""
+
+        measured = True
+
+        def share(self, model: ir.Model) -> float:
+            fitted[:] = [one + 1 for one in fitted]
+            return super().share(model) * (3 if fitted and fitted[0] <= disturbed else 1)
+
+    def progress(phase: str, done: int, total: int) -> None:
+        if phase == "fit by wanda" and not fitted:
+            fitted.append(0)
+
+    monkeypatch.setattr(compressor, "_open_gauge", lambda goal, model, target, shapes: Disturbed(model))
+
+    def compress() -> sparsecc.CompressResult:
+        return sparsecc.compress(
+            model, 0.5, calibration=data, widths=[1.0], bits=[32], method="wanda", progress=progress
+        )
+
+    if disturbed < 3:
+        assert compress().cost <= 0.55
+    else:
+        with pytest.raises(VerificationError, match=r"0\.5 was asked for"):
+            compress()
 
 
 @pytest.mark.parametrize(
