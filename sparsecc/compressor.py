@@ -111,6 +111,21 @@ class CompressResult:
         return 1.0 if self.pruned is None else _width(self.pruned)
 
 
+class MissedBudgetError(VerificationError):
+    """A model that was made for a latency and takes longer.
+
+    Attributes:
+        result: the model all the same.
+    """
+
+    def __init__(self, share: float, result: CompressResult) -> None:
+        super().__init__(
+            f"the model was measured at {result.cost:.2f} of the dense one's time, {share:g} was asked for; "
+            f"try again while the machine does nothing else"
+        )
+        self.result = result
+
+
 def compress(
     model: ir.Model,
     latency: float | None = None,
@@ -162,7 +177,8 @@ def compress(
     Raises:
         UsageError: arguments that do not exist or contradict each other, a budget that the options do not
             reach (the nearest is named), or data that do not fit.
-        VerificationError: ONNX Runtime cannot run the model on the data, or the latency was missed.
+        VerificationError: ONNX Runtime cannot run the model on the data.
+        MissedBudgetError: the latency was missed; it has what was made.
         LoweringError, UnsupportedOpError: the graph cannot be lowered.
     """
     goal, share = _goal(latency, zeros, bytes)
@@ -284,7 +300,7 @@ class _Run:
 
         Raises:
             UsageError: none reaches the budget.
-            VerificationError: it was missed.
+            MissedBudgetError: it was missed.
         """
         if self.best is None:
             raise self.failures[-1]
@@ -295,14 +311,9 @@ class _Run:
         if self.gauge.measured and cost > self.share * (1 + TOLERANCE):  # perhaps another process's doing
             self.tell("measure again", 0, 1)
             cost = float(np.median([cost, *(self.gauge.share(model) for _ in range(_LOOKS - 1))]))
-        if self.gauge.measured and cost > self.share * (1 + TOLERANCE):
-            raise VerificationError(
-                f"the model was measured at {cost:.2f} of the dense one's time, {self.share:g} was asked "
-                f"for; try again while the machine does nothing else"
-            )
         layers, zeros, total = zeros_of(sparse)
         options = search.by_name(chosen)
-        return CompressResult(
+        result = CompressResult(
             model,
             tuple(sorted({option.bits for option in options.values()}, reverse=True)),
             options,
@@ -318,6 +329,9 @@ class _Run:
             zeros / total if total else 0.0,
             search.refusals,
         )
+        if self.gauge.measured and cost > self.share * (1 + TOLERANCE):
+            raise MissedBudgetError(self.share, result)
+        return result
 
     def _narrow(self, width: float) -> PruneResult | None:
         """The model with fewer channels, fitted to its outputs; None where none can go."""

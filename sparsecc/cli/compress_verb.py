@@ -106,27 +106,38 @@ def save_plan(result: CompressResult, args: argparse.Namespace) -> None:
 def compressed(
     model: ir.Model, args: argparse.Namespace, shapes: dict[str, tuple[int, ...]], progress: Progress
 ) -> CompressResult:
-    """What `compress` makes of a model with the options of the command line."""
-    from sparsecc.compressor import compress
+    """What `compress` makes of a model with the options of the command line.
+
+    Raises:
+        VerificationError: the latency was missed; the model is written beside the output.
+    """
+    from sparsecc.cli.source import write_model
+    from sparsecc.compressor import MissedBudgetError, compress
+    from sparsecc.errors import VerificationError
     from sparsecc.passes.criteria.calibration import read_calibration
 
     inputs = [value.name or "" for value in model.graph.inputs]
     data = read_calibration(args.calibration, "--calibration", inputs) if args.calibration else None
-    return compress(
-        model,
-        args.latency,
-        zeros=args.zeros,
-        bytes=args.bytes,
-        calibration=data,
-        widths=args.widths,
-        bits=args.bits,
-        patterns=args.patterns,
-        skip=args.skip,
-        min_size=args.min_size,
-        target=args.target,
-        shapes=shapes,
-        progress=progress,
-    )
+    try:
+        return compress(
+            model,
+            args.latency,
+            zeros=args.zeros,
+            bytes=args.bytes,
+            calibration=data,
+            widths=args.widths,
+            bits=args.bits,
+            patterns=args.patterns,
+            skip=args.skip,
+            min_size=args.min_size,
+            target=args.target,
+            shapes=shapes,
+            progress=progress,
+        )
+    except MissedBudgetError as error:
+        kept = args.out.with_suffix(".missed.onnx")
+        write_model(error.result.model, kept)
+        raise VerificationError(f"{error}; what was made is in {kept}") from error
 
 
 def show(result: CompressResult) -> None:

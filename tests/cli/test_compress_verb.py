@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from cli_outcome import Cli
 from onnx import numpy_helper
+
+from sparsecc import compressor
+from sparsecc.gauge import NonZeros
 
 ELSEWHERE = ("--target", "arm64-linux")
 
@@ -47,6 +51,27 @@ def test_writes_a_model_and_says_what_became_of_it(
     assert any(np.mean(weight == 0) > 0.3 for name, weight in weights.items() if name.startswith("w"))
     again = cli(*words, *ELSEWHERE)
     assert again.code == 2 and "exists" in again.sentence()
+
+
+def test_a_model_that_misses_the_latency_is_kept_beside(
+    cli: Cli, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(NonZeros):
+        """Finds the budget met until the weights are chosen, and missed from then on."""
+
+        measured, looks = True, 0
+
+        def share(self, model: ir.Model) -> float:
+            Slow.looks += 1
+            return super().share(model) * (1 if Slow.looks < 3 else 3)
+
+    monkeypatch.setattr(compressor, "_open_gauge", lambda goal, model, target, shapes: Slow(model))
+    out = tmp_path / "small.onnx"
+    found = cli("compress", network, "-o", out, "--latency", "0.6x")
+    kept = tmp_path / "small.missed.onnx"
+    assert found.code == 4 and "0.6 was asked for" in found.sentence() and str(kept) in found.sentence()
+    assert not out.exists()
+    assert any(np.mean(numpy_helper.to_array(t) == 0) > 0.3 for t in onnx.load(kept).graph.initializer)
 
 
 def test_compile_takes_a_latency(cli: Cli, network: Path, tmp_path: Path) -> None:
