@@ -73,4 +73,4 @@ def _table(cells: Json, figure: str) -> list[str]:
 
 
 def _number(score: float) -> str:
-    return f"{score:,.0f}" if score >= 1000 else f"{score:.3f}" if abs(score) < 1 else f"{score:.1f}"
+    return f"{score:,.0f}" if score >= 1000 else f"{score:.3f}" if 0 < abs(score) < 1 else f"{score:.1f}"
