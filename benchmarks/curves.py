@@ -22,6 +22,7 @@ import sparsecc
 from benchmarks.accuracy_tasks import Task
 from benchmarks.compress import GOALS
 from benchmarks.compress import RESULTS as COMPRESS
+from sparsecc.option_search import bits_text
 from sparsecc.sweeper import Mark, SweepCell, SweepResult, draw, sweep
 
 RESULTS = Path(__file__).parent / "results"
@@ -117,7 +118,7 @@ def marks(task: type[Task]) -> list[Mark]:
         return []
     goals: dict[str, Json] = json.loads(COMPRESS.read_text(encoding="utf-8"))["goals"]
     return [
-        Mark(f"compress {goal.latency:g}x", row["latency"], row["score"])
+        Mark(f"compress {goal.latency:g}x, {bits_text(goal.bits)}", row["latency"], row["score"])
         for goal in GOALS
         if goal.task is task and goal.name in goals
         for row in goals[goal.name]["rows"][:1]
@@ -129,9 +130,9 @@ def page(found: Mapping[str, Json], known: Mapping[str, Grid]) -> str:
     lines = [
         "# Quality over latency",
         "",
-        f"Real weights, one pattern in all layers of at least 1,024 weights, fitted by `{METHOD}` "
-        "([one-shot.md](one-shot.md)) without training; time of the compiled network over that of the dense "
-        "one, measured in turns, batch 1, one core, float32. Scores are on data that nothing was fitted to, "
+        f"Real weights, one pattern in all layers of at least 1,024 weights, in float32, fitted by "
+        f"`{METHOD}` ([one-shot.md](one-shot.md)) without training; time of the compiled network over that of the dense "
+        "one, measured in turns, batch 1, one core. Scores are on data that nothing was fitted to, "
         "with their 95 % intervals. Stars in the pictures are what `sparsecc compress` chose layer by layer "
         "([compress.md](compress.md)).",
         "",
