@@ -51,13 +51,13 @@ class Method:
         options: None is magnitude.
         permute: whether channels are reordered before.
         bits: that the sparse model is stored in afterwards, chosen in the solve or in a second one.
-        distil: whether what stays is trained on the dense network's outputs afterwards.
+        distill: whether what stays is trained on the dense network's outputs afterwards.
     """
 
     options: OneShot | None
     permute: bool = False
     bits: int = 32
-    distil: bool = False
+    distill: bool = False
 
 
 _BEST = OneShot(gradients=True)
@@ -75,7 +75,7 @@ METHODS: dict[str, Method] = {
     "alps-damped": Method(OneShot(regress=False, damping=0.1)),
     "alps-permuted": Method(_BEST, permute=True),
     "alps-blocks": Method(_BLOCKS),
-    "alps-distilled": Method(_BEST, distil=True),
+    "alps-distilled": Method(_BEST, distill=True),
     "alps-int8": Method(replace(_BEST, bits=8), bits=8),
     "alps-int4": Method(replace(_BEST, bits=4), bits=4),
     "alps-blocks-int4": Method(_BLOCKS, bits=4),
@@ -136,7 +136,7 @@ def main() -> int:
             task = models.setdefault(name, _Model(TASKS[name]()))
             if "dense" not in known:
                 _put(args.results, (name, "dense"), task.task.evaluate(task.dense))
-            if METHODS[method].distil:
+            if METHODS[method].distill:
                 cell = task.distilled(METHODS[method], pattern, sparsity, args.minutes)
             else:
                 cell = task.cell(METHODS[method], pattern, sparsity)

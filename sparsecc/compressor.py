@@ -308,7 +308,7 @@ class _Run:
         sparse = search.made(chosen, method)
         model = search.quantized(sparse, chosen)
         cost = self.gauge.share(model)
-        if self.gauge.measured and cost > self.share * (1 + TOLERANCE):  # perhaps another process's doing
+        if self._missed(cost):  # perhaps another process's doing
             self.tell("measure again", 0, 1)
             cost = float(np.median([cost, *(self.gauge.share(model) for _ in range(_LOOKS - 1))]))
         layers, zeros, total = zeros_of(sparse)
@@ -329,9 +329,13 @@ class _Run:
             zeros / total if total else 0.0,
             search.refusals,
         )
-        if self.gauge.measured and cost > self.share * (1 + TOLERANCE):
+        if self._missed(cost):
             raise MissedBudgetError(self.share, result)
         return result
+
+    def _missed(self, cost: float) -> bool:
+        """Whether a measured cost is over the budget by more than what is tolerated."""
+        return self.gauge.measured and cost > self.share * (1 + TOLERANCE)
 
     def _narrow(self, width: float) -> PruneResult | None:
         """The model with fewer channels, fitted to its outputs; None where none can go."""

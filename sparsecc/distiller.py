@@ -213,7 +213,7 @@ class _Run:
             self._step(spent)
             self._seconds = time.monotonic() - started
             spent = self._budget.spent(self._steps, self._seconds)
-            self._tell("distill, per mille", int(1000 * spent), 1000)
+            self._tell("distill", int(1000 * spent), 1000)
             if int(spent * LOOKS) > self._looks:
                 self._looks = int(spent * LOOKS)
                 found = self._held_out_loss()
@@ -256,7 +256,7 @@ class _Run:
         return found
 
     def _error(self, batch: _Batch) -> Tensor:
-        """Of one batch, in float32."""
+        """The loss of one batch, in float32."""
         # a context for each: autocast keeps its bfloat16 copies of weights until the outermost ends
         with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
             with torch.no_grad():
@@ -271,10 +271,11 @@ class _Run:
         axis = class_axis(ours[0])
         if axis is None:
             raise UsageError("the first output has no classes to compare; choose the loss squared")
-        logits = [one[0].movedim(axis, -1) for one in (ours, theirs)]
-        return distillation(logits[0], logits[1], temperature=1.0)
+        student, teacher = (outputs[0].movedim(axis, -1) for outputs in (ours, theirs))
+        return distillation(student, teacher, temperature=1.0)
 
     def _take(self) -> None:
+        """Remember the weights as the best so far."""
         self._best = {name: one.detach().clone() for name, one in self._parameters.items()}
 
     def _keep(self) -> None:

@@ -46,10 +46,16 @@ def divergence(outputs: Iterable[Outputs], expected: Iterable[Outputs]) -> float
                 raise VerificationError(f"output {place} of the model is NaN or infinite on these data")
             total = sums.setdefault(place, [0.0, 0.0])
             total[0] += float(np.square(near - exact).sum())
-            total[1] += float(np.square(exact - exact.mean()).sum())
+            total[1] += _spread(exact)
     if not sums:
         raise UsageError("the model has no output of floats, so nothing says how much it changes")
     return float(np.mean([change / max(size, 1e-30) for change, size in sums.values()]))
+
+
+def _spread(array: np.ndarray) -> float:
+    """||array - mean||²."""
+    exact = array.astype(np.float64, copy=False)
+    return float(np.square(exact - exact.mean()).sum())
 
 
 class Sensitivity:
@@ -106,13 +112,7 @@ class Sensitivity:
             for key, weights in changes.items()
         }  # fmt: skip
         wanted = sorted({name for weights in changes.values() for name in weights})
-        sizes = [
-            sum(
-                float(np.square(out[place] - out[place].mean(), dtype=np.float64).sum())
-                for out in self._expected
-            )
-            for place in range(len(self._expected[0]))
-        ]
+        sizes = [sum(map(_spread, arrays)) for arrays in zip(*self._expected, strict=True)]
         generator = torch.Generator().manual_seed(seed)
         found = dict.fromkeys(changes, 0.0)
         for name in wanted:
