@@ -130,11 +130,11 @@ def page(found: Mapping[str, Json], known: Mapping[str, Grid]) -> str:
     lines = [
         "# Quality over latency",
         "",
-        f"Real weights, one pattern in all layers of at least 1,024 weights, in float32, fitted by "
-        f"`{METHOD}` ([one-shot.md](one-shot.md)) without training; time of the compiled network over that of the dense "
-        "one, measured in turns, batch 1, one core. Scores are on data that nothing was fitted to, "
-        "with their 95 % intervals. Stars in the pictures are what `sparsecc compress` chose layer by layer "
-        "([compress.md](compress.md)).",
+        "Real weights, one pattern in all layers of at least 1,024 weights, in float32, fitted by "
+        f"`{METHOD}` ([one-shot.md](one-shot.md)) without training; time of the compiled network over that "
+        "of the dense one, measured in turns, batch 1, one core. Scores are on data that nothing was fitted "
+        "to, with their 95 % intervals. Stars in the pictures are what `sparsecc compress` chose layer by "
+        "layer ([compress.md](compress.md)).",
         "",
         "```sh",
         "make curves                        # all networks; goes on where it was interrupted",
