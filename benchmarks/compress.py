@@ -75,7 +75,7 @@ GOALS = (
     Goal(FashionResNetTask, 0.3, (32, 8), _SMALL, widths=WIDTHS),
     Goal(MiniLMTask, 0.5, (32,), _TEXT),
     Goal(MiniLMTask, 0.3, (32, 8), _TEXT, widths=WIDTHS),
-    Goal(SmolLM2Task, 0.75, (32,), None, probes=1, method="sparsegpt", sparsities=(0.5, 0.7)),
+    Goal(SmolLM2Task, 0.75, (32,), None, method="sparsegpt", sparsities=(0.5, 0.7)),
 )
 
 

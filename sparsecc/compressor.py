@@ -21,7 +21,6 @@ from sparsecc.ir.evaluate import outputs_of
 from sparsecc.ir.weights import weight_uses
 from sparsecc.latency import open_latency
 from sparsecc.option_search import (
-    DRAFT,
     OptionSearch,
     OutOfReachError,
     Progress,
@@ -29,6 +28,7 @@ from sparsecc.option_search import (
 )
 from sparsecc.passes.allocate import Option
 from sparsecc.passes.criteria import Calibration
+from sparsecc.passes.criteria.classes import LOSSES, loss_of
 from sparsecc.passes.criteria.sensitivity import divergence
 from sparsecc.passes.one_shot import OneShot
 from sparsecc.pruner import PruneResult, prune
@@ -45,6 +45,8 @@ TOLERANCE = 0.1
 """By how much the measured latency may miss the one that was asked for."""
 _LOOKS = 5
 """Measurements of which the median counts where the first is over the budget."""
+_NEAR = 2.0
+"""A single pattern is compared where its layers' errors add up to so many times those of the choice."""
 _MULTIPLE = 16
 """Of the channels that stay, where groups are large enough: they fill the vectors of AVX-512."""
 
@@ -56,8 +58,10 @@ class Candidate:
     Attributes:
         width: share of the FLOPs that the channels which stay have.
         bits: that layers were allowed.
-        divergence: of the outputs on the calibration data from the dense model's, with a fast fit, or where
-            nothing further was tried with the channels removed alone; None where there is nothing to compare.
+        pattern: that all layers have with the same share of zeros; "" where each has its own.
+        divergence: of the outputs from the dense model's, on data that the fit, a fast one, has not seen
+            where there are enough; where nothing further was tried with the channels removed alone; None
+            where there is nothing to compare.
         note: why it was given up; "" if it was compared with others.
     """
 
@@ -65,6 +69,7 @@ class Candidate:
     bits: tuple[int, ...]
     divergence: float | None
     note: str = ""
+    pattern: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class CompressResult:
         error: sum of the divergences that the layers cause one by one, which chose the options.
         divergence: of the outputs on the calibration data, as `sensitivity.divergence` has it; None without
             data.
+        loss: which one: kl in nats, or squared.
         uniform: what single patterns would need, at the widest of the widths.
         candidates: widths and bits that were considered.
         layers: zeros of all weights of the layers.
@@ -99,6 +105,7 @@ class CompressResult:
     measured: bool
     error: float
     divergence: float | None
+    loss: str
     uniform: tuple[Uniform, ...]
     candidates: tuple[Candidate, ...]
     layers: tuple[LayerZeros, ...]
@@ -138,6 +145,7 @@ def compress(
     patterns: Sequence[str] | None = None,
     sparsities: Sequence[float] | None = None,
     method: str = "alps",
+    loss: str | None = None,
     probes: int = 4,
     skip: Sequence[str] = (),
     min_size: int = 1024,
@@ -167,7 +175,10 @@ def compress(
         sparsities: shares of zeros to consider for each pattern; None: 50, 60, 70, 80 and 90 %, for a budget
             of zeros 30 to 95 % in steps of 5.
         method: one-shot method of the final zeros: wanda, sparsegpt or alps.
-        probes: batches for the tables of cost and damage.
+        loss: how outputs are compared: kl for classes, squared for embeddings and other numbers; None: kl
+            where the graph looks like a classifier or a language model, as `loss_of` has it.
+        probes: batches, at most a quarter of all, on which outputs are compared; only the final weights are
+            fitted to them too.
         skip: names of layers or parameters to leave alone, or globs.
         min_size: weights with fewer elements are left alone.
         target: as for `compile`; measured where this machine can run it, else the cost model's.
@@ -182,6 +193,8 @@ def compress(
         LoweringError, UnsupportedOpError: the graph cannot be lowered.
     """
     goal, share = _goal(latency, zeros, bytes)
+    if loss not in (None, *LOSSES):
+        raise UsageError(f"the loss is one of {', '.join(LOSSES)}, not {loss!r}")
     if sparsities is None:
         sparsities = FINE_SPARSITIES if goal == "zeros" else SPARSITIES
     if not sparsities or not all(0 < one < 1 for one in sparsities):
@@ -194,11 +207,11 @@ def compress(
     names = patterns or (("unstructured",) if goal == "zeros" else None)
     options = _options(allowed, names, sparsities)
     data = None if calibration is None else calibration.cut(model)
-    sample = None if data is None else _first(data, probes)
+    fitting, sample = (None, None) if data is None else _halves(data, probes)
     with _open_gauge(goal, model, target, shapes) as gauge:
         run = _Run(
-            model, gauge, 1 - share if goal == "zeros" else share, options, data, sample, tuple(skip),
-            min_size, progress or _silent,
+            model, gauge, 1 - share if goal == "zeros" else share, options, data, fitting, sample,
+            tuple(skip), min_size, loss or loss_of(model), progress or _silent,
         )  # fmt: skip
         for width in wide:
             if not run.consider(width, _modes(allowed), alone=len(wide) * len(_modes(allowed)) == 1):
@@ -237,15 +250,16 @@ class _Run:
     share: float
     options: list[Option]
     data: Calibration | None
+    fitting: Calibration | None
     sample: Calibration | None
     skip: tuple[str, ...]
     min_size: int
+    loss: str
     tell: Progress
     best: _Found | None = None
     failures: list[OutOfReachError] = field(default_factory=list[OutOfReachError])
     candidates: list[Candidate] = field(default_factory=list[Candidate])
     uniform: tuple[Uniform, ...] = ()
-    _dense: list[tuple[np.ndarray, ...]] | None = None
 
     def consider(self, width: float, modes: Sequence[tuple[int, ...]], *, alone: bool) -> bool:
         """Choose options at a width; whether narrower ones may be better.
@@ -263,19 +277,39 @@ class _Run:
             if pruned is None:
                 return False
             base, width = pruned.model, _width(pruned)
-            change = self._change(base)
+            change = self._change(base, self.sample)
             if self.best is not None and change >= self.best.change:
                 note = "removing channels alone changes the outputs more than the best choice so far"
                 self.candidates.append(Candidate(width, (), change, note))
                 return False
         search = OptionSearch(
-            base, self.gauge, self.options, self.data, self.sample,
-            skip=self.skip, min_size=self.min_size, tell=tell,
+            base, self.gauge, self.options, self.data, self.fitting, self.sample,
+            skip=self.skip, min_size=self.min_size, loss=self.loss, tell=tell,
         )  # fmt: skip
         self.uniform = self.uniform or search.uniform(self.share)
         before = None if self.best is None else self.best.change
-        seen: list[list[int]] = []
+        picks = self._picks(search, width, modes)
         here: list[float] = []
+        for chosen, bits, pattern in picks:
+            change = search.error(chosen)
+            if self.data is not None and not (alone and len(picks) == 1):
+                change = self._change(search.draft(chosen), self.sample)
+            here.append(change)
+            shown = None if alone and len(picks) == 1 else change
+            self.candidates.append(Candidate(width, bits, shown, pattern=pattern))
+            if self.best is None or change < self.best.change:
+                self.best = _Found(search, chosen, pruned, change)
+        return before is None or not here or min(here) < before
+
+    def _picks(
+        self, search: OptionSearch, width: float, modes: Sequence[tuple[int, ...]]
+    ) -> list[tuple[list[int], tuple[int, ...], str]]:
+        """Choices that meet the budget, the bits that they may have, and the pattern where it is one for all.
+
+        The sums of the layers' errors choose, and are wrong where many layers change: so single patterns that
+        are not much worse by them are compared too.
+        """
+        found: list[tuple[list[int], tuple[int, ...], str]] = []
         for bits in modes:
             try:
                 chosen = search.choose(self.share, bits)
@@ -283,17 +317,17 @@ class _Run:
                 self.failures.append(error)
                 self.candidates.append(Candidate(width, bits, None, "does not reach the budget"))
                 continue
-            if chosen in seen:
-                continue
-            seen.append(chosen)
-            change = search.error(chosen)
-            if not alone and self.data is not None:
-                change = self._change(search.quantized(search.made(chosen, DRAFT), chosen))
-            here.append(change)
-            self.candidates.append(Candidate(width, bits, None if alone else change))
-            if self.best is None or change < self.best.change:
-                self.best = _Found(search, chosen, pruned, change)
-        return before is None or not here or min(here) < before
+            if all(chosen != other for other, _, _ in found):
+                found.append((chosen, bits, ""))
+        if self.data is None or not found:
+            return found
+        least = min(search.error(chosen) for chosen, _, _ in found)
+        for one in search.uniform(self.share):
+            if one.sparsity and one.error <= _NEAR * least:
+                chosen = search.choose_uniform(self.share, one.pattern, one.bits)
+                if chosen is not None:
+                    found.append((chosen, (one.bits,), one.pattern))
+        return found
 
     def result(self, goal: str, method: OneShot) -> CompressResult:
         """The best candidate, fitted.
@@ -322,7 +356,8 @@ class _Run:
             cost,
             self.gauge.measured,
             search.error(chosen),
-            None if self.data is None else self._change(model),
+            None if self.data is None else self._change(model, self.data),
+            self.loss,
             self.uniform,
             tuple(self.candidates),
             layers,
@@ -339,12 +374,12 @@ class _Run:
 
     def _narrow(self, width: float) -> PruneResult | None:
         """The model with fewer channels, fitted to its outputs; None where none can go."""
-        assert self.data is not None
-        batch, _ = next(self.data.stream(self.model))
+        assert self.fitting is not None
+        batch, _ = next(self.fitting.stream(self.model))
         try:
             found = prune(
                 self.model, target={"flops": width}, exactly=False, inputs=batch, criterion="obspa",
-                round_to=_MULTIPLE, data=self.data, reconstruct="id", regress=True,
+                round_to=_MULTIPLE, data=self.fitting, reconstruct="id", regress=True,
                 skip=_groups_of(self.model, self.skip, batch),
             )  # fmt: skip
         except VerificationError as error:
@@ -355,13 +390,11 @@ class _Run:
             return None
         return found
 
-    def _change(self, model: ir.Model) -> float:
-        """Divergence of the outputs on the data from the dense model's."""
-        assert self.data is not None
-        batches = [batch for batch, _ in self.data.stream(self.model)]
-        if self._dense is None:
-            self._dense = outputs_of(self.model, batches)
-        return divergence(outputs_of(model, batches), self._dense)
+    def _change(self, model: ir.Model, data: Calibration | None) -> float:
+        """Divergence of the outputs on data from the dense model's."""
+        assert data is not None
+        batches = [batch for batch, _ in data.stream(self.model)]
+        return divergence(outputs_of(model, batches), outputs_of(self.model, batches), self.loss)
 
     def _named(self, name: str) -> Progress:
         return lambda phase, done, total: self.tell(f"{name}: {phase}", done, total)
@@ -469,10 +502,20 @@ def _width(pruned: PruneResult) -> float:
     return pruned.after.flops / max(pruned.before.flops, 1)
 
 
-def _first(calibration: Calibration, count: int) -> Calibration:
-    """The first batches, with their weights."""
-    weights = None if calibration.weights is None else calibration.weights[:count]
-    return Calibration(list(islice(calibration.again(), count)), weights=weights)
+def _halves(calibration: Calibration, probes: int) -> tuple[Calibration, Calibration]:
+    """What drafts are fitted to, and what they are judged by, the first batches: all for both if there are
+    less than four."""
+    total = sum(1 for _ in calibration.again())
+    if total < 4:
+        return calibration, calibration
+    held = min(probes, max(1, total // 4))
+    return _part(calibration, held, None), _part(calibration, 0, held)
+
+
+def _part(calibration: Calibration, first: int, end: int | None) -> Calibration:
+    """Some batches, with their weights."""
+    weights = None if calibration.weights is None else calibration.weights[first:end]
+    return Calibration(lambda: islice(calibration.again(), first, end), weights=weights)
 
 
 def _silent(phase: str, done: int, total: int) -> None:

@@ -22,7 +22,8 @@ from torch.nn import functional
 from sparsecc.errors import UsageError, VerificationError
 from sparsecc.host import multiplies_bfloat16
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.criteria.differentiation import class_axis
+from sparsecc.passes.criteria.classes import LOSSES, NO_CLASSES, loss_of
+from sparsecc.passes.criteria.differentiation import class_logits
 from sparsecc.passes.one_shot_state import State, fingerprint
 from sparsecc.torch import to_torch
 from sparsecc.training import SparseTraining, distillation
@@ -37,7 +38,6 @@ WARM_UP = 0.05
 """Share of a run in which the rate rises."""
 KEEP_SECONDS = 300.0
 """Between two states of a run that can be gone on with."""
-LOSSES = ("kl", "squared")
 _LEAST = 1e-3
 """Root mean square that a parameter is taken to have at least, for its rate."""
 _Batch: TypeAlias = tuple[Tensor, ...]
@@ -72,7 +72,7 @@ def distill(
     minutes: float | None = None,
     steps: int | None = None,
     rate: float = 0.002,
-    loss: str = "kl",
+    loss: str | None = None,
     seed: int = 0,
     resume: Path | None = None,
     progress: Progress | None = None,
@@ -91,8 +91,9 @@ def distill(
         steps: or how many batches; what comes first if both are given. Without either all batches once.
         rate: largest learning rate, as a share of the root mean square of each parameter.
         loss: kl, the Kullback-Leibler divergence of the first output's classes, along the axis that
-            `Calibration` takes for them; or squared, the relative squared errors of all outputs that are
-            floats, for embeddings and other numbers.
+            `Calibration` takes for them; squared, the relative squared errors of all outputs that are floats,
+            for embeddings and other numbers; None: kl where the graph looks like a classifier or a language
+            model, as `loss_of` has it.
         seed: of the order of the batches.
         resume: folder for the state of the run; the same call goes on there. Made if it does not exist.
         progress: told about every step.
@@ -105,6 +106,7 @@ def distill(
     """
     if (minutes is not None and not minutes > 0) or (steps is not None and steps < 1) or not rate > 0:
         raise UsageError("minutes, steps and rate are positive")
+    loss = loss or loss_of(teacher)
     if loss not in LOSSES:
         raise UsageError(f"the loss is one of {', '.join(LOSSES)}, not {loss!r}")
     data = calibration.cut(model)
@@ -268,10 +270,9 @@ class _Run:
             raise UsageError("the models have no floating-point output to learn from")
         if self._loss == "squared":
             return torch.stack([_squared(*pair) for pair in zip(ours, theirs, strict=True)]).sum()
-        axis = class_axis(ours[0])
-        if axis is None:
-            raise UsageError("the first output has no classes to compare; choose the loss squared")
-        student, teacher = (outputs[0].movedim(axis, -1) for outputs in (ours, theirs))
+        student, teacher = (class_logits(outputs[0]) for outputs in (ours, theirs))
+        if student is None or teacher is None:
+            raise UsageError(NO_CLASSES)
         return distillation(student, teacher, temperature=1.0)
 
     def _take(self) -> None:

@@ -25,6 +25,7 @@ from sparsecc.passes.criteria import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
 from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
 from sparsecc.passes.one_shot import OneShot, one_shot
+from sparsecc.passes.sparsify import Sparsify
 from sparsecc.quantizer import quantize
 
 Progress = Callable[[str, int, int], None]
@@ -68,9 +69,11 @@ class OptionSearch:
         gauge: what the budget is of.
         options: the first is dense in 32 bits; one dense with 8 bits is before others with 8 bits.
         calibration: inputs that the final weights are fitted to; None: weights go by magnitude.
-        sample: some of them, for the tables.
+        fitting: some of them, that all else is fitted to.
+        sample: others, on which the outputs are compared: a fit looks better than it is on its own data.
         skip: names of layers or parameters to leave alone, or globs.
         min_size: weights with fewer elements get no zeros.
+        loss: how outputs are compared, as for `divergence`.
         tell: told about every phase.
 
     Raises:
@@ -83,16 +86,18 @@ class OptionSearch:
         gauge: Gauge,
         options: Sequence[Option],
         calibration: Calibration | None,
+        fitting: Calibration | None,
         sample: Calibration | None,
         *,
         skip: tuple[str, ...],
         min_size: int,
+        loss: str,
         tell: Progress,
     ) -> None:
         self.model, self.options = model, tuple(options)
         self._gauge, self._tell = gauge, tell
-        self._data, self._sample = calibration, sample
-        self._skip, self._min_size = skip, min_size
+        self._data, self._fitting, self._sample = calibration, fitting, sample
+        self._skip, self._min_size, self._loss = skip, min_size, loss
         self._refusals: dict[str, Refusal] = {}
         self.names, self._errors, self._costs, self._rest = self._tables()
 
@@ -120,50 +125,77 @@ class OptionSearch:
             OutOfReachError: the options do not reach it; the nearest is named.
         """
         errors = self._allowed(bits)
-        budget, noise = goal - self._rest, self._gauge.noise
-        nearest: tuple[float, list[int]] | None = None
-        for number in range(_ROUNDS):
-            self._tell(f"choose, {bits_text(bits)}", number, _ROUNDS)
+
+        def pick(budget: float) -> list[int] | None:
             try:
-                chosen = allocate(errors, self._costs, budget) if budget > 0 else None
+                return allocate(errors, self._costs, budget)
             except UsageError:
-                chosen = None
-            if chosen is None:
-                break
-            share = self._gauge.share(self.quantized(self.made(chosen, None), chosen, self._sample))
-            miss = abs(share / goal - 1)
-            if share <= goal and (nearest is None or miss < nearest[0]):
-                nearest = miss, chosen
-            if goal * (1 - 2 * noise) <= share <= goal:
-                break
-            if share <= goal and chosen == list(errors.argmin(axis=1)):  # nothing that hurts less is there
-                break
-            budget += goal * (1 - noise) - share
-        if nearest is None:
+                return None
+
+        found = self._meet(goal, pick, bits_text(bits), list(errors.argmin(axis=1)))
+        if found is None:
             cheapest = np.where(np.isfinite(errors), self._costs, np.inf).min(axis=1).sum() + self._rest
             raise OutOfReachError(
                 f"with {bits_text(bits)} these patterns reach about {cheapest:.2f} of the dense model, "
                 f"{goal:g} was asked for; allow more zeros, other patterns or smaller layers"
             )
-        return nearest[1]
+        return found
 
-    def made(self, chosen: Sequence[int], method: OneShot | None) -> ir.Model:
-        """The model with these zeros in 32 bits, by magnitude without a method."""
-        items = [
-            option.item(tuple(name for name, one in zip(self.names, chosen, strict=True) if one == number))
-            for number, option in enumerate(self.options)
-            if not option.dense and number in chosen
-        ]
+    def choose_uniform(self, goal: float, pattern: str, bits: int) -> list[int] | None:
+        """As `choose`, with one pattern and the same share of zeros in all layers; None if none meets it."""
+
+        def pick(budget: float) -> list[int] | None:
+            share = self._uniform(pattern, bits, budget).sparsity
+            if share is not None and ":" in pattern:
+                share = self.options[self._places(pattern, bits)[-1]].sparsity
+            return None if share is None else self._everywhere(Option(pattern, share, bits))
+
+        return self._meet(goal, pick, f"{pattern} in all layers", [])
+
+    def _meet(
+        self, goal: float, pick: Callable[[float], list[int] | None], name: str, least: list[int]
+    ) -> list[int] | None:
+        """The choice that is gauged nearest to the goal and not above; None if there is none.
+
+        Args:
+            goal: cost over that of the dense model.
+            pick: a choice for a budget of the layers in the table, or None.
+            name: for the progress.
+            least: the choice that hurts least.
+        """
+        budget, noise = goal - self._rest, self._gauge.noise
+        nearest: tuple[float, list[int]] | None = None
+        for number in range(_ROUNDS):
+            self._tell(f"choose, {name}", number, _ROUNDS)
+            chosen = pick(budget) if budget > 0 else None
+            if chosen is None:
+                break
+            share = self._gauge.share(self.quantized(self.zeros(chosen), chosen, self._sample))
+            miss = abs(share / goal - 1)
+            if share <= goal and (nearest is None or miss < nearest[0]):
+                nearest = miss, chosen
+            if goal * (1 - 2 * noise) <= share <= goal:
+                break
+            if share <= goal and chosen == least:  # nothing that hurts less is there
+                break
+            budget += goal * (1 - noise) - share
+        return None if nearest is None else nearest[1]
+
+    def zeros(self, chosen: Sequence[int]) -> ir.Model:
+        """The model with these zeros in 32 bits, by magnitude."""
         copy = self.model.clone()
-        if self._data is None or method is None:
-            for item in items:
-                item.apply(copy, Context())
-        elif items:
-            one_shot(
-                self.model, copy, items, self._data, method,
-                progress=lambda done, total: self._tell(f"fit by {method.method}", done, total),
-            )  # fmt: skip
+        for item in self._items(chosen):
+            item.apply(copy, Context())
         return copy
+
+    def draft(self, chosen: Sequence[int]) -> ir.Model:
+        """The model with these zeros and bits by a fast fit that has not seen the sample."""
+        assert self._fitting is not None
+        return self.quantized(self._fit(chosen, self._fitting, DRAFT), chosen, self._fitting)
+
+    def made(self, chosen: Sequence[int], method: OneShot) -> ir.Model:
+        """The model with these zeros in 32 bits, fitted to all data; by magnitude where there are none."""
+        return self.zeros(chosen) if self._data is None else self._fit(chosen, self._data, method)
 
     def quantized(self, model: ir.Model, chosen: Sequence[int], data: Calibration | None = None) -> ir.Model:
         """The model with the layers in 8 bits that shall be, whose ranges are chosen on the data; all of it
@@ -177,6 +209,24 @@ class OptionSearch:
         """What single patterns would need for the same cost."""
         kinds = dict.fromkeys((option.pattern, option.bits) for option in self.options if not option.dense)
         return tuple(self._uniform(pattern, bits, goal - self._rest) for pattern, bits in kinds)
+
+    def _items(self, chosen: Sequence[int]) -> list[Sparsify]:
+        """One pass for each option that gives zeros."""
+        return [
+            option.item(tuple(name for name, one in zip(self.names, chosen, strict=True) if one == number))
+            for number, option in enumerate(self.options)
+            if not option.dense and number in chosen
+        ]
+
+    def _fit(self, chosen: Sequence[int], data: Calibration, method: OneShot) -> ir.Model:
+        copy = self.model.clone()
+        items = self._items(chosen)
+        if items:
+            one_shot(
+                self.model, copy, items, data, method,
+                progress=lambda done, total: self._tell(f"fit by {method.method}", done, total),
+            )  # fmt: skip
+        return copy
 
     def _in_bytes(self, model: ir.Model, wide: tuple[str, ...], data: Calibration | None) -> ir.Model:
         return quantize(model, calibration=data, skip=(*self._skip, *wide)).model
@@ -269,7 +319,7 @@ class OptionSearch:
 
     @cached_property
     def _sensitivity(self) -> Sensitivity | None:
-        return None if self._sample is None else Sensitivity(self.model, self._sample)
+        return None if self._sample is None else Sensitivity(self.model, self._sample, self._loss)
 
     def _rounded(self, names: list[str]) -> dict[str, float]:
         """Divergence with each layer alone in 8 bits, of those that can be."""
@@ -283,7 +333,7 @@ class OptionSearch:
             result = quantize(self.model, calibration=self._sample, skip=(*self._skip, *others))
             if any(why.where == name and why.code != "few-columns" for why in result.refusals):
                 continue
-            found[name] = divergence(outputs_of(result.model, batches), expected)
+            found[name] = divergence(outputs_of(result.model, batches), expected, self._loss)
         return found
 
     def _variant(self, option: Option) -> ir.Model:
@@ -292,19 +342,40 @@ class OptionSearch:
         if option.dense:
             return copy
         item = option.item(skip=self._skip, min_size=self._min_size)
-        if self._sample is None:
+        if self._fitting is None:
             result = item.apply(copy, Context())
         else:
-            result = one_shot(self.model, copy, item, self._sample, DRAFT)
+            result = one_shot(self.model, copy, item, self._fitting, DRAFT)
         self._refusals.update({refusal.where: refusal for refusal in result.refusals})
         return copy
 
-    def _uniform(self, pattern: str, bits: int, budget: float) -> Uniform:
-        places = [
+    def _everywhere(self, option: Option) -> list[int]:
+        """The choice of one option for all layers that can have it; the tables get a column for it."""
+        places = self._places(option.pattern, option.bits)
+        errors, costs = self._errors[:, places], self._costs[:, places]
+        own = np.asarray(np.isfinite(errors).all(axis=1))
+        shares = [self.options[place].sparsity for place in places]
+        between = [
+            [np.interp(option.sparsity, shares, row) for row in table]
+            for table in (np.where(own[:, None], errors, 0.0), costs)
+        ]
+        self._errors = np.column_stack([self._errors, np.where(own, between[0], np.inf)])
+        self._costs = np.column_stack([self._costs, np.where(own, between[1], 0.0)])
+        self.options = (*self.options, option)
+        rest = np.where(np.isfinite(errors[:, 0]), places[0], 0)
+        return np.where(own, len(self.options) - 1, rest).tolist()
+
+    def _places(self, pattern: str, bits: int) -> list[int]:
+        """Columns of a pattern in the order of its shares of zeros, dense first."""
+        found = [
             number
             for number, option in enumerate(self.options)
             if option.bits == bits and (option.pattern == pattern or option.dense)
         ]
+        return sorted(found, key=lambda number: self.options[number].sparsity)
+
+    def _uniform(self, pattern: str, bits: int, budget: float) -> Uniform:
+        places = self._places(pattern, bits)
         finite = np.isfinite(self._errors)
         own = np.where(finite[:, places].any(axis=1), places[0], 0)  # layers that cannot have it stay
         rows = np.arange(len(own))

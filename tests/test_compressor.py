@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from sparsecc.ir.edit import replace_constant
 from sparsecc.ir.encoding import Encoding, fits
 from sparsecc.ir.evaluate import evaluate, outputs_of
 from sparsecc.ir.weights import weight_uses
+from sparsecc.option_search import OptionSearch
 from sparsecc.passes.allocate import Option
 from sparsecc.passes.criteria.sensitivity import Sensitivity, divergence
 
@@ -138,8 +140,9 @@ def test_without_data_weights_go_by_magnitude(model: ir.Model) -> None:
 
 def test_each_layer_has_its_own_bits(model: ir.Model, data: sparsecc.Calibration) -> None:
     result = sparsecc.compress(
-        model, 0.35, calibration=data, widths=[1], sparsities=(0.5, 0.9), target="arm64-linux+dotprod"
-    )
+        model, 0.35, calibration=data, widths=[1], sparsities=(0.5, 0.9), loss="squared",
+        target="arm64-linux+dotprod",
+    )  # fmt: skip
     assert 0.9 * 0.35 <= result.cost <= 0.35
     assert result.bits == (32, 8)
     stored = {
@@ -174,7 +177,8 @@ def test_channels_go_where_that_changes_less(redundant: ir.Model) -> None:
     assert {name: matrix.shape for name, matrix in matrices(replayed.model).items()} == {
         name: matrix.shape for name, matrix in matrices(result.model).items()
     }
-    assert [(one.bits, one.note) for one in result.candidates] == [((32,), ""), ((32,), "")]
+    assert [one.note for one in result.candidates] == ["", "", ""]
+    assert sorted({one.pattern for one in result.candidates}) == ["", "4x1"]
 
 
 def test_a_width_that_cannot_be_better_is_given_up(model: ir.Model, data: sparsecc.Calibration) -> None:
@@ -335,3 +339,47 @@ def test_bad_input_is_named(model: ir.Model, options: dict[str, object], message
     given = {"target": ELSEWHERE, **options}
     with pytest.raises(UsageError, match=message):
         sparsecc.compress(model, **given)  # pyright: ignore[reportArgumentType]
+
+
+def test_one_pattern_is_taken_where_the_sums_of_errors_are_wrong(
+    model: ir.Model, data: sparsecc.Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lie(self: OptionSearch, changes: Mapping[str, object], option: Option) -> dict[str, float]:
+        """The layer that matters most hardly matters."""
+        return {name: 0.1 if name == "head" else 1 + option.sparsity for name in changes}
+
+    monkeypatch.setattr(OptionSearch, "_damage", lie)
+    result = sparsecc.compress(
+        model, zeros=0.6, calibration=data, patterns=["unstructured", "2x1"], sparsities=(0.5, 0.7, 0.9)
+    )
+    found = {one.pattern: one.divergence for one in result.candidates}
+    assert set(found) == {"", "unstructured", "2x1"}
+    assert found["unstructured"] == min(one for one in found.values() if one is not None)
+    assert len(set(result.options.values())) == 1
+    assert next(iter(result.options.values())).pattern == "unstructured"
+    assert result.zeros == pytest.approx(0.6, abs=0.02)
+    for layer in result.layers:
+        assert layer.zeros == pytest.approx(result.zeros, abs=0.02)
+
+
+def test_the_loss_is_that_of_the_graph_or_the_one_asked_for(
+    model: ir.Model, redundant: ir.Model, data: sparsecc.Calibration
+) -> None:
+    batches = [batch for batch, _ in data.stream(model)]
+    for loss in (None, "squared"):
+        result = sparsecc.compress(model, zeros=0.6, calibration=data, loss=loss)
+        assert result.loss == (loss or "kl")
+        outputs, expected = (outputs_of(one, batches) for one in (result.model, model))
+        assert result.divergence == pytest.approx(divergence(outputs, expected, result.loss))
+    with pytest.raises(UsageError, match="loss is one of kl, squared"):
+        sparsecc.compress(model, zeros=0.6, loss="absolute")
+
+
+@pytest.mark.parametrize(("count", "probes", "held"), [(3, 4, 3), (4, 4, 1), (12, 4, 3), (40, 4, 4)])
+def test_drafts_are_judged_by_data_that_they_have_not_seen(count: int, probes: int, held: int) -> None:
+    data = sparsecc.Calibration([{"x": np.full(1, n)} for n in range(count)], weights=range(1, count + 1))
+    fitting, sample = compressor._halves(data, probes)  # pyright: ignore[reportPrivateUsage]
+    seen, judged = ([int(batch["x"][0]) for batch in part.again()] for part in (fitting, sample))
+    assert judged == list(range(held))
+    assert seen == list(range(count))[0 if held == count else held :]
+    assert [fitting.weight(n) for n in range(len(seen))] == [n + 1 for n in seen]

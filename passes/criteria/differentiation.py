@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsecc.errors import UsageError, VerificationError
 from sparsecc.passes.criteria.calibration import Calibration
+from sparsecc.passes.criteria.classes import LEAST_PROBABILITY, ROUNDING, class_axis
 from sparsecc.torch import to_torch
 
 Tensors = dict[str, Tensor]
@@ -156,20 +157,22 @@ def _checked(loss: object, number: int) -> Tensor:
     return loss.reshape(())
 
 
-def class_axis(output: Tensor) -> int | None:
-    """Where the loss of `Calibration` takes an output's classes to be: axis 1 of four or more, else the last.
-
-    None where that has size 1 or there is none.
-    """
-    axis = 1 if output.dim() >= 4 else output.dim() - 1
-    return None if output.dim() == 0 or output.shape[axis] == 1 else axis
+def class_logits(output: Tensor) -> Tensor | None:
+    """Logits [..., classes] of an output of logits or probabilities; None where it has no classes."""
+    axis = class_axis(output.shape)
+    if axis is None:
+        return None
+    found = output.movedim(axis, -1)
+    seen = found.detach()
+    if bool((seen >= 0).all()) and bool(((seen.sum(-1) - 1).abs() < ROUNDING).all()):
+        return found.clamp(min=LEAST_PROBABILITY).log()
+    return found
 
 
 def _own_loss(output: Tensor) -> Tensor:
-    axis = class_axis(output)
-    if axis is None:
+    logits = class_logits(output)
+    if logits is None:
         return output.square().mean() / 2
-    logits = output.movedim(axis, -1)
     logits = logits.reshape(-1, logits.shape[-1])
     return functional.cross_entropy(logits, logits.argmax(-1))
 

@@ -128,6 +128,7 @@ def compressed(
             widths=args.widths,
             bits=args.bits,
             patterns=args.patterns,
+            loss=args.loss,
             skip=args.skip,
             min_size=args.min_size,
             target=args.target,
@@ -164,16 +165,22 @@ def show(result: CompressResult) -> None:
             (
                 f"{one.width:.0%}",
                 " or ".join(map(str, one.bits)),
-                "" if one.divergence is None else f"{one.divergence:.3%}",
+                one.pattern,
+                "" if one.divergence is None else _change(one.divergence, result.loss),
                 one.note,
             )
             for one in result.candidates
         ]
-        print(f"\n{table(('#width', 'bits', '#change', ''), rows)}\n")
+        print(f"\n{table(('#width', 'bits', 'pattern', '#change', ''), rows)}\n")
     way = "measured" if result.measured else "predicted" if result.goal == "latency" else "counted"
     bits = " and ".join(map(str, result.bits))
     wide = "" if result.pruned is None else f", channels for {result.width:.0%} of the FLOPs"
-    changed = (
-        "" if result.divergence is None else f", outputs change by {result.divergence:.2%} of their variance"
-    )
+    changed = ""
+    if result.divergence is not None:
+        of = "" if result.loss == "kl" else " of their variance"
+        changed = f", outputs change by {_change(result.divergence, result.loss)}{of}"
     print(f"{result.cost:.2f} {_GOALS[result.goal]} ({way}), {bits} bits{wide}{changed}")
+
+
+def _change(divergence: float, loss: str) -> str:
+    return f"{divergence:.4g} nats" if loss == "kl" else f"{divergence:.3%}"

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sparsecc.cli.options import Verbs, add_calibration, add_source, add_verb, check_out, read_shapes
+from sparsecc.cli.options import (
+    Verbs,
+    add_calibration,
+    add_loss,
+    add_source,
+    add_verb,
+    check_out,
+    read_shapes,
+)
 from sparsecc.cli.progress import Progress
 
 _DETAILS = """\
@@ -44,12 +52,7 @@ def add(verbs: Verbs) -> None:
         metavar="SHARE",
         help="largest learning rate, as a share of each parameter's root mean square (%(default)s)",
     )
-    group.add_argument(
-        "--loss",
-        choices=("kl", "squared"),
-        default="kl",
-        help="divergence of the classes, or squared error for embeddings (%(default)s)",
-    )
+    add_loss(group)
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the order (%(default)s)")
     group.add_argument(
         "--resume", type=Path, metavar="FOLDER", help="keep the state of the run there, and go on from it"

@@ -120,11 +120,21 @@ def add_budget(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )  # fmt: skip
     group.add_argument(
         "--patterns", action="append", metavar="PATTERN",
-        help="for each layer to choose from (unstructured and 4x1, with 8 bits 4x4; may be repeated)",
+        help="for each layer to choose from (unstructured, 2x1 and 4x1, with 8 bits 4x4; may be repeated)",
     )  # fmt: skip
+    add_loss(group)
     group.add_argument(
         "--save-plan", type=Path, metavar="FILE", help="write which channels stay as JSON, for `prune --plan`"
     )
+
+
+def add_loss(group: argparse._ActionsContainer) -> None:  # pyright: ignore[reportPrivateUsage]
+    """How the outputs of two models are compared."""
+    group.add_argument(
+        "--loss", choices=("kl", "squared"),
+        help="divergence of the outputs' classes, or squared error for embeddings and other numbers "
+        "(kl where the graph looks like a classifier or a language model)",
+    )  # fmt: skip
 
 
 def add_hooks(parser: argparse.ArgumentParser) -> None:
