@@ -13,7 +13,7 @@ from sparsecc.ir import evaluate, random_inputs
 from sparsecc.passes.criteria import Calibration, group_scores
 from sparsecc.passes.criteria.linear_layers import linear_layers, patches
 from sparsecc.passes.criteria.moments import Values, second_moments
-from sparsecc.passes.criteria.obspa import StructuredOBS, block_scores, damped_inverse
+from sparsecc.passes.criteria.obspa import UNFAMILIAR_PRIOR, StructuredOBS, block_scores, damped_inverse
 
 
 def small_integers(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
