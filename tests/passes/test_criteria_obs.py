@@ -228,10 +228,9 @@ def test_unfamiliar_data_count_less_than_the_weights() -> None:
         next(iter(group_scores(groups(model), criterion, normalization="sum", calibration=data).values()))
         for criterion in (StructuredOBS(adapt=True), "l2", StructuredOBS.unfamiliar())
     )
-    expected = plain**0.1 * norms**0.9
-    np.testing.assert_allclose(
-        np.log(both) * 0.1 - np.log(expected), np.log(both[0]) * 0.1 - np.log(expected[0])
-    )
+    expected = plain ** (1 - UNFAMILIAR_PRIOR) * norms**UNFAMILIAR_PRIOR
+    ratio = both ** (1 - UNFAMILIAR_PRIOR) / expected
+    np.testing.assert_allclose(ratio, ratio[0])
     assert not np.allclose(both / plain, both[0] / plain[0])
 
 
