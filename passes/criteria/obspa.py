@@ -23,7 +23,7 @@ from sparsecc.passes.reconstruct_batch_norm import adapted
 
 UNFAMILIAR_PRIOR = 0.8
 """Chosen on data that nothing else uses: MiniLM with Grimm's tales on documents of Reuters and a ResNet with
-grey patches on images of Fashion-MNIST want 0.75 to 0.9; SmolLM2 with the tales on news loses little to 0.75."""
+grey patches on images of Fashion-MNIST want 0.75 to 0.9; SmolLM2 with the tales loses little to 0.75."""
 
 
 @dataclass(frozen=True)
