@@ -122,7 +122,13 @@ def measure(goal: Goal, cache: Path) -> Json:
     seconds = time.perf_counter() - start
     options = Counter(str(option) for option in result.options.values())
     considered = [
-        {"width": one.width, "bits": one.bits, "change": one.divergence, "note": one.note}
+        {
+            "width": one.width,
+            "bits": one.bits,
+            "pattern": one.pattern,
+            "change": one.divergence,
+            "note": one.note,
+        }
         for one in result.candidates
     ]
     chosen = f"chosen, {' and '.join(map(str, result.bits))} bits"
