@@ -37,11 +37,10 @@ stands below. A convolution loses inputs and outputs alike: a ratio of 30 % leav
 | L2 + reconstruction | norm of the slices | as OBSPA |
 
 OBSPA takes inputs without labels: like those of the test (in-distribution), of another kind
-(out-of-distribution), or noise. Inputs of another kind are trusted less: ranks are mostly those of L2, and
-the damping is 0.1 instead of 0.01. That and `regress` were chosen on held-out training images of
-Fashion-MNIST and training documents of Reuters. Where there are several seeds, each is another calibration
-sample or draw of noise; the figure is their mean and, behind ±, half the distance between the largest and
-the smallest. **Bold** is better than L2.
+(out-of-distribution), or noise. Damping and `regress` were chosen on held-out training images of
+Fashion-MNIST. Where there are several seeds, each is another calibration sample or draw of noise; the figure
+is their mean and, behind ±, half the distance between the largest and the smallest. **Bold** is better than
+L2.
 """
 
 

@@ -22,8 +22,7 @@ from sparsecc.passes.criteria.moments import MAX_COLUMNS, Moments, rows, second_
 from sparsecc.passes.frontier import Frontier
 from sparsecc.passes.reconstruct_batch_norm import Statistics, adapted, estimate, normalizations
 
-MODES: Mapping[str, float] = {"id": 0.01, "ood": 0.1, "noise": 0.01}
-"""And their damping, chosen on held-out images of Fashion-MNIST and documents of Reuters."""
+MODES = ("id", "ood", "noise")
 NOISE_BATCHES = 32
 
 
@@ -36,7 +35,7 @@ def reconstruct(
     *,
     mode: str = "id",
     regress: bool = False,
-    damping: float | None = None,
+    damping: float = 0.01,
     shrink: bool = True,
     batch_norm: bool = False,
     seed: int = 0,
@@ -64,7 +63,6 @@ def reconstruct(
         mode: id for calibration data like the training data, ood for other data, noise for none at all.
         regress: whether to fit layer by layer to the pruned model's own inputs.
         damping: added to the diagonal of H, as a share of its mean; pulls towards the weights as they were.
-            None: 0.01, and 0.1 in mode ood.
         shrink: whether to add columns / rows to the damping, since as many rows as columns or fewer fit noise
             at the price of everything else; the more data, the less it does.
         batch_norm: whether to estimate the running statistics of batch normalisations anew on the pruned
@@ -80,8 +78,6 @@ def reconstruct(
     """
     if original is not groups.model:
         raise UsageError("the groups are of another model than the original; call groups() on the original")
-    if damping is None:
-        damping = MODES.get(mode, 1.0)
     if not damping > 0:
         raise UsageError(f"the damping of a reconstruction must be positive, not {damping:g}")
     if batch_norm and mode != "id":

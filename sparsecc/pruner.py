@@ -19,7 +19,6 @@ from sparsecc.ir.verify import verify as find_violations
 from sparsecc.oracle import OracleResult
 from sparsecc.oracle import check as check_oracle
 from sparsecc.passes.criteria import Calibration, Criterion
-from sparsecc.passes.criteria.obspa import StructuredOBS
 from sparsecc.passes.prune import Pruned, apply_steps, rank
 from sparsecc.passes.prune_budget import LATENCY_TOLERANCE, Budget, check_share, meet, nearest
 from sparsecc.passes.prune_plan import PrunedGroup, PrunePlan, compose, masks_of, prune_with
@@ -106,8 +105,7 @@ class PruneOptions(TypedDict, total=False):
     """How indices are chosen: keyword arguments of `prune` and `prune_ratios`.
 
     Attributes:
-        criterion: name of a criterion ("l2" by default), or one of your own. With `reconstruct="ood"` the
-            criterion "obspa" is `StructuredOBS.unfamiliar()`, which trusts the data less.
+        criterion: name of a criterion ("l2" by default), or one of your own.
         aggregation: how the votes of a group's parameters become one: "mean" (default), "sum" or "max".
         normalization: how scores of groups are made comparable: "mean" (default), "none", "max", "sum", "l2".
         scope: "local" (default): the same share of every group goes; "global": the least scores of all.
@@ -153,12 +151,9 @@ def _rank(groups: Groups, options: PruneOptions) -> Ranking:
         only=tuple(options.get("only", ())),
         skip=tuple(options.get("skip", ())),
     )
-    criterion = options.get("criterion", "l2")
-    if criterion == StructuredOBS.name and options.get("reconstruct") == "ood":
-        criterion = StructuredOBS.unfamiliar()
     return rank(
         groups,
-        criterion,
+        options.get("criterion", "l2"),
         selection,
         aggregation=options.get("aggregation", "mean"),
         normalization=options.get("normalization", "mean"),

@@ -17,13 +17,8 @@ from sparsecc.errors import UsageError
 from sparsecc.passes.criteria.base import Criterion, Evidence, Vote
 from sparsecc.passes.criteria.calibration import Calibration
 from sparsecc.passes.criteria.linear_layers import LinearLayer, linear_layers
-from sparsecc.passes.criteria.magnitude import L2
 from sparsecc.passes.criteria.moments import MAX_COLUMNS, second_moments
 from sparsecc.passes.reconstruct_batch_norm import adapted
-
-UNFAMILIAR_PRIOR = 0.8
-"""Chosen on data that nothing else uses: MiniLM with Grimm's tales on documents of Reuters and a ResNet with
-grey patches on images of Fashion-MNIST want 0.75 to 0.9; SmolLM2 with the tales loses little to 0.75."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +38,11 @@ class StructuredOBS(Criterion):
         noise_batches: number of batches of noise where there are no data.
         adapt: whether to score with batch-norm statistics of the data, as is right where they are unlike the
             training data; with noise it is always done.
-        prior: weight of the L2 norms of a group's slices in a geometric mean with these scores, from 0 to
-            less than 1. Weights know what the training data were like; other data make inputs look useless
-            that are not. `StructuredOBS.unfamiliar()` has what suits such data.
     """
 
     damping: float = 0.01
     noise_batches: int = 32
     adapt: bool = False
-    prior: float = 0.0
 
     name: ClassVar[str] = "obspa"
     summary: ClassVar[str] = "least output error of the reading layers without the slice"
@@ -63,15 +54,6 @@ class StructuredOBS(Criterion):
             raise UsageError(
                 f"criterion {self.name} needs at least 1 batch of noise, not {self.noise_batches}"
             )
-        if not 0 <= self.prior < 1:
-            raise UsageError(
-                f"the prior of criterion {self.name} is at least 0 and under 1, not {self.prior}"
-            )
-
-    @classmethod
-    def unfamiliar(cls) -> StructuredOBS:
-        """For data that are unlike the training data."""
-        return cls(adapt=True, prior=UNFAMILIAR_PRIOR)
 
     def votes(self, evidence: Evidence) -> Iterator[Vote]:
         """One vote per weight that sums over a group."""
@@ -85,7 +67,6 @@ class StructuredOBS(Criterion):
             if layer.columns <= MAX_COLUMNS
             and any(axis.axis == layer.input_axis for _, axis in evidence.slices.get(layer.name, []))
         ]
-        factors = self._factors(evidence)
         for layer, moments in second_moments(model, readers, data):
             inverse = damped_inverse(moments.sums, layer.columns, self.damping)
             matrix = layer.matrix
@@ -94,18 +75,7 @@ class StructuredOBS(Criterion):
             for group, axis in evidence.slices[layer.name]:
                 if axis.axis == layer.input_axis:
                     scores = block_scores(matrix, inverse, _columns(layer, axis, group.size))
-                    share = scores / energy if energy > 0 else scores
-                    yield Vote(group.name, share * factors.get(group.name, 1.0))
-
-    def _factors(self, evidence: Evidence) -> dict[str, np.ndarray]:
-        """What the scores of each group are multiplied by for the order of the geometric mean."""
-        if self.prior == 0:
-            return {}
-        norms: dict[str, np.ndarray] = {}
-        for vote in L2().votes(evidence):
-            norms[vote.group] = norms.get(vote.group, 0.0) + vote.scores
-        power = self.prior / (1 - self.prior)
-        return {name: (norm / max(norm.mean(), 1e-30)) ** power for name, norm in norms.items()}
+                    yield Vote(group.name, scores / energy if energy > 0 else scores)
 
 
 def damped_inverse(moments: np.ndarray, columns: int, damping: float) -> np.ndarray:

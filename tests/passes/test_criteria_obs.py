@@ -13,7 +13,7 @@ from sparsecc.ir import evaluate, random_inputs
 from sparsecc.passes.criteria import Calibration, group_scores
 from sparsecc.passes.criteria.linear_layers import linear_layers, patches
 from sparsecc.passes.criteria.moments import Values, second_moments
-from sparsecc.passes.criteria.obspa import UNFAMILIAR_PRIOR, StructuredOBS, block_scores, damped_inverse
+from sparsecc.passes.criteria.obspa import StructuredOBS, block_scores, damped_inverse
 
 
 def small_integers(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -219,22 +219,3 @@ def test_bad_options() -> None:
         StructuredOBS(damping=0)
     with pytest.raises(UsageError, match="needs at least 1 batch of noise, not 0"):
         StructuredOBS(noise_batches=0)
-
-
-def test_unfamiliar_data_count_less_than_the_weights() -> None:
-    model, _, _ = mlp()
-    data = Calibration([{"x": np.random.default_rng(seed).standard_normal((6, 5))} for seed in range(4)])
-    plain, norms, both = (
-        next(iter(group_scores(groups(model), criterion, normalization="sum", calibration=data).values()))
-        for criterion in (StructuredOBS(adapt=True), "l2", StructuredOBS.unfamiliar())
-    )
-    expected = plain ** (1 - UNFAMILIAR_PRIOR) * norms**UNFAMILIAR_PRIOR
-    ratio = both ** (1 - UNFAMILIAR_PRIOR) / expected
-    np.testing.assert_allclose(ratio, ratio[0])
-    assert not np.allclose(both / plain, both[0] / plain[0])
-
-
-@pytest.mark.parametrize("prior", [-0.1, 1.0, float("nan")])
-def test_a_prior_is_a_share(prior: float) -> None:
-    with pytest.raises(UsageError, match="prior of criterion obspa is at least 0 and under 1"):
-        StructuredOBS(prior=prior)
