@@ -207,7 +207,7 @@ def compress(
     names = patterns or (("unstructured",) if goal == "zeros" else None)
     options = _options(allowed, names, sparsities)
     data = None if calibration is None else calibration.cut(model)
-    fitting, sample = (None, None) if data is None else _halves(data, probes)
+    fitting, sample = (None, None) if data is None else _split(data, probes)
     with _open_gauge(goal, model, target, shapes) as gauge:
         run = _Run(
             model, gauge, 1 - share if goal == "zeros" else share, options, data, fitting, sample,
@@ -289,14 +289,12 @@ class _Run:
         self.uniform = self.uniform or search.uniform(self.share)
         before = None if self.best is None else self.best.change
         picks = self._picks(search, width, modes)
+        compared = self.data is not None and not (alone and len(picks) == 1)
         here: list[float] = []
         for chosen, bits, pattern in picks:
-            change = search.error(chosen)
-            if self.data is not None and not (alone and len(picks) == 1):
-                change = self._change(search.draft(chosen), self.sample)
+            change = self._change(search.draft(chosen), self.sample) if compared else search.error(chosen)
             here.append(change)
-            shown = None if alone and len(picks) == 1 else change
-            self.candidates.append(Candidate(width, bits, shown, pattern=pattern))
+            self.candidates.append(Candidate(width, bits, change if compared else None, pattern=pattern))
             if self.best is None or change < self.best.change:
                 self.best = _Found(search, chosen, pruned, change)
         return before is None or not here or min(here) < before
@@ -502,7 +500,7 @@ def _width(pruned: PruneResult) -> float:
     return pruned.after.flops / max(pruned.before.flops, 1)
 
 
-def _halves(calibration: Calibration, probes: int) -> tuple[Calibration, Calibration]:
+def _split(calibration: Calibration, probes: int) -> tuple[Calibration, Calibration]:
     """What drafts are fitted to, and what they are judged by, the first batches: all for both if there are
     less than four."""
     total = sum(1 for _ in calibration.again())

@@ -12,6 +12,7 @@ Gradient Method).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -147,12 +148,15 @@ class Sensitivity:
             self._tensors[name].requires_grad_(False)
         return found
 
+    @cached_property
+    def _sizes(self) -> list[float]:
+        """||output - mean||² of each output over all batches."""
+        return [sum(map(_spread, arrays)) for arrays in zip(*self._expected, strict=True)]
+
     def _numbers(self, outputs: Sequence[Tensor], generator: Generator) -> Callable[[], Tensor]:
         """Sums of the outputs with random signs and sizes, whose squares are the squared loss on average."""
-        sizes = [sum(map(_spread, arrays)) for arrays in zip(*self._expected, strict=True)]
-        floats = [
-            (out.float(), size) for out, size in zip(outputs, sizes, strict=True) if out.is_floating_point()
-        ]
+        pairs = zip(outputs, self._sizes, strict=True)
+        floats = [(out.float(), size) for out, size in pairs if out.is_floating_point()]
 
         def draw() -> Tensor:
             parts = [
