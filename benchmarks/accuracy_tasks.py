@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsecc.passes.criteria import Calibration
+from sparsecc.passes.criteria.classes import class_divergence
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +85,4 @@ def open_batch(module: object, example: tuple[object, ...]) -> ir.Model:
 
 def divergence(dense: np.ndarray, pruned: np.ndarray) -> float:
     """Mean Kullback-Leibler divergence in nats of the probabilities that logits [..., classes] stand for."""
-    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (dense, pruned))
-    return float((np.exp(p) * (p - q)).sum(-1).mean())
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return class_divergence([(pruned,)], [(dense,)])
