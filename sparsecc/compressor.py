@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
@@ -28,7 +27,7 @@ from sparsecc.option_search import (
 )
 from sparsecc.passes.allocate import Option
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.criteria.classes import LOSSES, loss_of
+from sparsecc.passes.criteria.classes import chosen_loss
 from sparsecc.passes.criteria.sensitivity import divergence
 from sparsecc.passes.one_shot import OneShot
 from sparsecc.pruner import PruneResult, prune
@@ -193,8 +192,7 @@ def compress(
         LoweringError, UnsupportedOpError: the graph cannot be lowered.
     """
     goal, share = _goal(latency, zeros, bytes)
-    if loss not in (None, *LOSSES):
-        raise UsageError(f"the loss is one of {', '.join(LOSSES)}, not {loss!r}")
+    loss = chosen_loss(loss, model)
     if sparsities is None:
         sparsities = FINE_SPARSITIES if goal == "zeros" else SPARSITIES
     if not sparsities or not all(0 < one < 1 for one in sparsities):
@@ -207,11 +205,11 @@ def compress(
     names = patterns or (("unstructured",) if goal == "zeros" else None)
     options = _options(allowed, names, sparsities)
     data = None if calibration is None else calibration.cut(model)
-    fitting, sample = (None, None) if data is None else _split(data, probes)
+    fitting, sample = (None, None) if data is None else data.hold_out(probes)
     with _open_gauge(goal, model, target, shapes) as gauge:
         run = _Run(
             model, gauge, 1 - share if goal == "zeros" else share, options, data, fitting, sample,
-            tuple(skip), min_size, loss or loss_of(model), progress or _silent,
+            tuple(skip), min_size, loss, progress or _silent,
         )  # fmt: skip
         for width in wide:
             if not run.consider(width, _modes(allowed), alone=len(wide) * len(_modes(allowed)) == 1):
@@ -498,22 +496,6 @@ def _groups_of(model: ir.Model, names: tuple[str, ...], inputs: Mapping[str, obj
 def _width(pruned: PruneResult) -> float:
     """Share of the FLOPs that is left."""
     return pruned.after.flops / max(pruned.before.flops, 1)
-
-
-def _split(calibration: Calibration, probes: int) -> tuple[Calibration, Calibration]:
-    """What drafts are fitted to, and what they are judged by, the first batches: all for both if there are
-    less than four."""
-    total = sum(1 for _ in calibration.again())
-    if total < 4:
-        return calibration, calibration
-    held = min(probes, max(1, total // 4))
-    return _part(calibration, held, None), _part(calibration, 0, held)
-
-
-def _part(calibration: Calibration, first: int, end: int | None) -> Calibration:
-    """Some batches, with their weights."""
-    weights = None if calibration.weights is None else calibration.weights[first:end]
-    return Calibration(lambda: islice(calibration.again(), first, end), weights=weights)
 
 
 def _silent(phase: str, done: int, total: int) -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from sparsecc.errors import UsageError, VerificationError
 from sparsecc.host import multiplies_bfloat16
 from sparsecc.passes.criteria import Calibration
-from sparsecc.passes.criteria.classes import LOSSES, NO_CLASSES, loss_of
+from sparsecc.passes.criteria.classes import NO_CLASSES, chosen_loss
 from sparsecc.passes.criteria.differentiation import class_logits
 from sparsecc.passes.one_shot_state import State, fingerprint
 from sparsecc.torch import to_torch
@@ -106,9 +106,7 @@ def distill(
     """
     if (minutes is not None and not minutes > 0) or (steps is not None and steps < 1) or not rate > 0:
         raise UsageError("minutes, steps and rate are positive")
-    loss = loss or loss_of(teacher)
-    if loss not in LOSSES:
-        raise UsageError(f"the loss is one of {', '.join(LOSSES)}, not {loss!r}")
+    loss = chosen_loss(loss, teacher)
     data = calibration.cut(model)
     batches = [_tensors(model, batch) for batch, _ in data.stream(model)]
     if len(batches) < 2:

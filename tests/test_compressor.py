@@ -378,7 +378,7 @@ def test_the_loss_is_that_of_the_graph_or_the_one_asked_for(
 @pytest.mark.parametrize(("count", "probes", "held"), [(3, 4, 3), (4, 4, 1), (12, 4, 3), (40, 4, 4)])
 def test_drafts_are_judged_by_data_that_they_have_not_seen(count: int, probes: int, held: int) -> None:
     data = sparsecc.Calibration([{"x": np.full(1, n)} for n in range(count)], weights=range(1, count + 1))
-    fitting, sample = compressor._split(data, probes)  # pyright: ignore[reportPrivateUsage]
+    fitting, sample = data.hold_out(probes)
     seen, judged = ([int(batch["x"][0]) for batch in part.again()] for part in (fitting, sample))
     assert judged == list(range(held))
     assert seen == list(range(count))[0 if held == count else held :]

@@ -10,6 +10,7 @@ import os
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -141,6 +142,23 @@ class Calibration:
             pairs = zip(self.again(), weights, strict=False)
             weights = [weight for batch, weight in pairs for _ in range(_parts(batch, model))]
         return Calibration(batches, targets, self.loss, weights)
+
+    def hold_out(self, count: int) -> tuple[Calibration, Calibration]:
+        """What to fit to, and the first batches, at most a quarter of all, to judge the fit by.
+
+        All for both where there are less than four.
+        """
+        total = sum(1 for _ in self.again())
+        if total < 4:
+            return self, self
+        held = min(count, max(1, total // 4))
+        return self._part(held, None), self._part(0, held)
+
+    def _part(self, first: int, end: int | None) -> Calibration:
+        targets, weights = (
+            None if beside is None else beside[first:end] for beside in (self.targets, self.weights)
+        )
+        return Calibration(lambda: islice(self.again(), first, end), targets, self.loss, weights)
 
     def _cut_targets(self, targets: Sequence[np.ndarray], model: ir.Model) -> list[np.ndarray]:
         found: list[np.ndarray] = []

@@ -19,6 +19,7 @@ NO_CLASSES = "the first output has no classes to compare; choose the loss square
 _ROWS = 256
 """Answers that are compared at a time: vocabularies are large."""
 _SAME_WEIGHT = ("Cast", "DequantizeLinear", "Identity", "Reshape", "Transpose")
+"""Ops behind a stored weight that leave it one."""
 _SAME_CLASSES = (
     "Add", "Cast", "Div", "Flatten", "Identity", "Mul", "Reshape", "Resize", "Squeeze", "Transpose",
     "Unsqueeze",
@@ -74,6 +75,17 @@ def _log_probabilities(output: np.ndarray, axis: int) -> Iterator[np.ndarray]:
             continue
         part -= part.max(-1, keepdims=True)
         yield part - np.log(np.exp(part).sum(-1, keepdims=True))
+
+
+def chosen_loss(loss: str | None, model: ir.Model) -> str:
+    """The loss that was asked for, or the one that suits the graph where none was.
+
+    Raises:
+        UsageError: there is no such loss.
+    """
+    if loss not in (None, *LOSSES):
+        raise UsageError(f"the loss is one of {', '.join(LOSSES)}, not {loss!r}")
+    return loss or loss_of(model)
 
 
 def loss_of(model: ir.Model) -> str:
