@@ -59,6 +59,15 @@ def transposing_pays(feature: str, lanes: int) -> bool:
     return feature in _WHOLE or feature in _SIGNED or ("", lanes) in _PAIRS
 
 
+def instructions(feature: str, lanes: int) -> int:
+    """Of a product of a vector of words, sum included, without what prepares its operands."""
+    if feature in _WHOLE or feature in _SIGNED:
+        return 1
+    if feature in _WIDENED:
+        return 3
+    return 2 * (2 if (feature, lanes) in _PAIRS else _BYTES)
+
+
 def taken_away(feature: str) -> int:
     """What `inputs` takes away from each byte: sums start with that times the sum of all weights."""
     return HALF if feature in _SIGNED or feature in _WIDENED else 0

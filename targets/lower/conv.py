@@ -11,10 +11,8 @@ from sparsecc.ir.edit import constant_of
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.kernels.depthwise import choose_lanes, choose_strip, depthwise_kernel
 from sparsecc.targets.kernels.depthwise_strips import DepthwiseForm
-from sparsecc.targets.kernels.quads import worth_packing
 from sparsecc.targets.kernels.shift import ShiftForm, plan_shifts, shift_kernel, shifted_offsets
 from sparsecc.targets.kernels.split import minimum_pitch
-from sparsecc.targets.kernels.spmm import SpmmForm, pack_spmm, spmm_kernel, tile_classes
 from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.call import Call, Tail, tail_of
 from sparsecc.targets.lower.conv_codes import lower_conv_codes
@@ -32,8 +30,9 @@ from sparsecc.targets.lower.conv_planes import (
 from sparsecc.targets.lower.layers import SpmmLayer
 from sparsecc.targets.lower.regions import PlaneRegions, flat, has_padding
 from sparsecc.targets.lower.rowwise import padded_bias, residuals, row_operand_pointers
-from sparsecc.targets.lower.select import STREAMED, choose_spmm, parts_of
-from sparsecc.targets.lower.state import Lowering, Pointer, Stored, base, shape_of
+from sparsecc.targets.lower.select import choose_spmm
+from sparsecc.targets.lower.spmm import After, spmm_step
+from sparsecc.targets.lower.state import Lowering, Stored, base, shape_of
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -168,32 +167,13 @@ def _dense_or_sparse(
         x, offsets, x_batch, channel_pitch, index = _split(low, call, g, pitch, batch)
         steps.append(index)
     offsets = group_offsets(g, offsets, choice.rows, channel_pitch)
-    symbol, tables, extent, tile_counts = spmm_call(low, matrix, offsets, choice, vectors, batch, tail)
-    extra = residuals(low, tail, y.layout)
+    after = After(tail.epilogue, tail.row_operands, residuals(low, tail, y.layout))
     steps.append(
-        low.step(
-            call.name,
-            "spmm",
-            symbol,
-            [
-                *tables,
-                *low.pack(bias),
-                base(x),
-                base(y),
-                *row_operand_pointers(low, tail.row_operands),
-                *map(base, extra),
-            ],
-            [
-                *tile_counts,
-                y.layout.strides[1],
-                y.layout.origin,
-                x_batch,
-                y.layout.strides[0],
-                *(r.layout.strides[0] for r in extra),
-            ],
-            extent,
+        spmm_step(
+            low, call.name, (matrix, bias), offsets, choice, after, vectors=vectors, batch=batch, x=x, y=y,
+            strides=(y.layout.strides[1], x_batch, y.layout.strides[0]),
         )
-    )
+    )  # fmt: skip
     report_conv(
         low, call, g, weight, choice.label, choice.reason, choice.seconds, choice.dense_seconds, steps
     )
@@ -249,36 +229,3 @@ def _shift(
         [g.channels, x.layout.strides[1], x.layout.origin, x.layout.strides[0]], batch * g.channels,
     )  # fmt: skip
     return copies, shifted_offsets(g, plan), batch_stride, per_channel, index
-
-
-def spmm_call(
-    low: Lowering,
-    matrix: FloatArray,
-    offsets: npt.NDArray[np.int64],
-    choice: Any,
-    vectors: int,
-    batch: int,
-    tail: Tail,
-) -> tuple[str, list[Pointer], int, list[int]]:
-    """Pack the weights of an spmm step: (symbol, table pointers, extent, [tiles, tiles, parts])."""
-    widths, (first, second) = tile_classes(vectors, choice.width)
-    tiles = (first + second) * batch
-    parts = parts_of(tiles, matrix.shape[0], choice.rows)
-    packed = worth_packing(choice.rows, max(widths)) and not choice.dense
-    tables = pack_spmm(
-        matrix, offsets, choice.rows, chunk=choice.chunk, parts=parts, dense=choice.dense, packed=packed
-    )
-    stream = choice.rows >= 4 and tables.value.nbytes >= STREAMED
-    form = SpmmForm(
-        choice.rows,
-        widths,
-        low.machine.lanes,
-        stream,
-        tables.chunked,
-        tail.epilogue,
-        tables.unit,
-        low.machine.by_lane,
-    )
-    symbol = low.kernel("spmm", form, lambda s: spmm_kernel(form, s))
-    pointers = low.pack(*tables.arrays())
-    return symbol, pointers, tiles * parts, [first, second, parts]

@@ -39,6 +39,8 @@ from sparsecc.targets.lower.dots import (
     finish_of,
     start_pointers,
 )
+from sparsecc.targets.lower.exact_floats import choose_floats, conv_in_floats, label_of
+from sparsecc.targets.lower.layers import SpmmLayer
 from sparsecc.targets.lower.regions import PlaneRegions, flat
 from sparsecc.targets.lower.state import Lowering, base
 
@@ -80,7 +82,7 @@ def lower_conv_codes(
         return False
     else:
         finish = finish_of(low, regions, call, tail, sums, layout)
-        _product(low, regions, call, g, codes, weight, source, finish)
+        _product(low, regions, call, g, codes, weight, source, tail, finish)
     define_finished(low, regions, call, finish)
     return True
 
@@ -93,15 +95,24 @@ def _product(
     codes: npt.NDArray[np.int8],
     weight: FloatArray,
     source: Codes,
+    tail: Tail,
     finish: Finish,
 ) -> None:
     batch, pitch = source.shape[0], finish.y.layout.strides[2]
     of_words = replace(g, channels=words_of(g.channels))
     vectors = -(-(g.out_size[0] * pitch) // low.machine.lanes)
+    matrix, taps = codes.reshape(g.out_channels, -1), g.kernel[0] * g.kernel[1]
     words, choice = choose_dots(
-        low, call.name, codes.reshape(g.out_channels, -1), g.kernel[0] * g.kernel[1], vectors,
-        group_rows=g.out_channels // g.groups, batch=batch,
-    )  # fmt: skip
+        low, call.name, matrix, taps, vectors, group_rows=g.out_channels // g.groups, batch=batch
+    )
+    layer = SpmmLayer(matrix.astype(np.float32), vectors, taps, g.out_channels // g.groups, batch)
+    floats = choose_floats(low, call.name, matrix, layer, choice, finish)
+    if floats is not None:
+        own = conv_in_floats(low, regions, call, g, matrix, source, tail, finish, floats, vectors)
+        report_conv(
+            low, call, g, weight, label_of(floats), floats.reason, floats.seconds, floats.dense_seconds, own
+        )
+        return
     x = low.words(source.value)
     steps: list[int] = []
     if flat(g) and x.layout.strides[2] == pitch:

@@ -18,13 +18,14 @@ from sparsecc.targets.kernels.rows import RowsForm, choose_chains, pack_rows, ro
 from sparsecc.targets.layout import Layout, round_up
 from sparsecc.targets.lower.bitmap import Columns, bitmap_call, stored_weights
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, columns_of, few, tail_of
-from sparsecc.targets.lower.conv import spmm_call
 from sparsecc.targets.lower.conv_planes import define_result
 from sparsecc.targets.lower.dots import Sums, choose_dots, define_finished, dots_step, finish_of
+from sparsecc.targets.lower.exact_floats import choose_floats, label_of, linear_in_floats
 from sparsecc.targets.lower.layers import RowsLayer, SpmmLayer
 from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.rowwise import padded_rows_of, residuals, row_operand_pointers
 from sparsecc.targets.lower.select import RowsChoice, choose_rows, choose_spmm
+from sparsecc.targets.lower.spmm import After, spmm_step
 from sparsecc.targets.lower.state import LayerReport, Lowering, Pointer, Stored, at_origin, base, shape_of
 
 FloatArray = npt.NDArray[np.float32]
@@ -97,6 +98,17 @@ def _codes(
     words, choice = choose_dots(
         low, call.name, found.codes, 1, vectors, group_rows=len(found.codes), batch=1
     )  # fmt: skip
+    layer = SpmmLayer(found.codes.astype(np.float32), vectors, 1, len(found.codes), 1)
+    floats = choose_floats(low, call.name, found.codes, layer, choice, finish)
+    columns = columns_of(shape)
+    if floats is not None:
+        own = linear_in_floats(low, regions, call, found.codes, source, tail, finish, floats, vectors)
+        define_finished(low, regions, call, finish)
+        _report(
+            low, call, weights, columns, label_of(floats), floats.reason, floats.seconds,
+            floats.dense_seconds, own,
+        )  # fmt: skip
+        return True
     x = low.words(source.value)
     offsets = x.layout.origin + np.arange(words.shape[1], dtype=np.int64) * x.layout.strides[-1]
     step = dots_step(
@@ -104,7 +116,6 @@ def _codes(
         vectors=vectors, batch=1, x=x, strides=(finish.y.layout.strides[-1], 0, 0),
     )  # fmt: skip
     define_finished(low, regions, call, finish)
-    columns = columns_of(shape)
     _report(
         low, call, weights, columns, choice.label, choice.reason, choice.seconds, choice.dense_seconds, [step]
     )
@@ -255,23 +266,11 @@ def _many_columns(
         select=low.select(call.name),
     )
     offsets = view.origin + np.arange(matrix.shape[1], dtype=np.int64) * view.strides[1]
-    symbol, tables, extent, counts = spmm_call(low, matrix, offsets, choice, vectors, 1, tail)
-    extra = residuals(low, tail, y.layout)
-    step = low.step(
-        call.name,
-        "spmm",
-        symbol,
-        [
-            *tables,
-            *low.pack(bias),
-            base(x),
-            base(y),
-            *row_operand_pointers(low, tail.row_operands),
-            *map(base, extra),
-        ],
-        [*counts, y.layout.strides[-1], y.layout.origin, 0, 0, *(0 for _ in extra)],
-        extent,
-    )
+    after = After(tail.epilogue, tail.row_operands, residuals(low, tail, y.layout))
+    step = spmm_step(
+        low, call.name, (matrix, bias), offsets, choice, after, vectors=vectors, batch=1, x=x, y=y,
+        strides=(y.layout.strides[-1], 0, 0),
+    )  # fmt: skip
     _report(
         low,
         call,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from sparsecc.targets.kernels.codes import limits_of
@@ -41,9 +42,28 @@ def lower_encode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Cod
 def encode(low: Lowering, regions: PlaneRegions, label: str, source: Stored, codes: Codes) -> None:
     """Emit the step from fp32 planes or features to words, and record them."""
     made = low.buffer(regions.words(codes), "int32", f"{codes.value.name}.codes")
-    arrays = [limits_of(codes.zero), np.array([1.0 / codes.scale], np.float32)]
-    _recode(low, f"{label}.encode", "encode", (source, made), codes, arrays)
+    encode_into(low, label, (source, made), codes, limits_of(codes.zero), 1.0 / codes.scale)
     low.define_words(codes.value, made)
+
+
+def encode_into(
+    low: Lowering,
+    label: str,
+    sides: tuple[Stored, Stored],
+    codes: Codes,
+    limits: npt.NDArray[np.int32],
+    factor: float,
+) -> None:
+    """Emit the step from fp32, times a factor, to words with the given limits (see `limits_of`)."""
+    _recode(low, f"{label}.encode", "encode", sides, codes, [limits, np.array([factor], np.float32)])
+
+
+def numbers_of(low: Lowering, codes: Codes, layout: Layout) -> Stored:
+    """Emit the step from words to the codes' numbers, 0 to 255, in fp32."""
+    name = f"{codes.value.name}.numbers"
+    made = low.buffer(layout, "float32", name)
+    _recode(low, name, "decode", (low.words(codes.value), made), codes, [np.array([1.0, 0.0], np.float32)])
+    return made
 
 
 def lower_decode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Codes) -> None:
