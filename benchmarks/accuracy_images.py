@@ -1,4 +1,4 @@
-"""Images for calibration and scores: Fashion-MNIST as apt installs it, and photographs inside packages."""
+"""Images for calibration and scores: Fashion-MNIST and photographs, from packages of apt and pip."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import pictures
 from benchmarks.photographs import SIZE, UNLABELLED, data_folder
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -17,8 +18,12 @@ HELD_OUT = 5000
 """The last images of the Fashion-MNIST training set, which no weight is trained on."""
 MEAN, DEVIATION = 0.2860, 0.3530
 """Of the pixels of Fashion-MNIST between 0 and 1."""
-PASTED = 0.6
+STAMPED = 0.5
+"""Share of the photographs with a thing in front."""
+PASTED = 0.3
 """Share of the cut-outs with a piece of another picture in them."""
+STAGE = 320
+"""Pixels of the sides of a photograph behind a thing."""
 MORE = (
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
     ("sklearn", "datasets/images/china.jpg"),
@@ -76,29 +81,21 @@ def grey_patches(count: int, seed: int) -> np.ndarray:
     return np.stack(found).astype(np.float32)
 
 
-def photograph_pieces(count: int, seed: int) -> np.ndarray:
-    """Random cut-outs of the photographs without labels: [count, 3, 224, 224], half of them mirrored.
+def calibration_pieces(count: int, seed: int) -> np.ndarray:
+    """Random cut-outs of some 280 photographs without labels: [count, 3, 224, 224], half of them mirrored.
 
     The area is 25 to 100 % of the photograph and the ratio of the sides 3:4 to 4:3 (Szegedy et al. 2015).
+    Half of the photographs have a thing cut out of another in front of them, and 30 % of the cut-outs a
+    rectangle of another pasted in (CutMix, Yun et al. 2019): few pictures make many inputs.
     """
     generator = np.random.default_rng(seed)
+    images = [*pictures.photographs(), *_unlabelled(), *_more()]
     found: list[np.ndarray] = []
     for number in range(count):
-        image = _unlabelled()[number % len(UNLABELLED)]
-        found.append(_piece(image, generator))
-    return np.stack(found)
-
-
-def pasted_pieces(count: int, seed: int) -> np.ndarray:
-    """As `photograph_pieces`, with seven pictures more: [count, 3, 224, 224].
-
-    Most have a rectangle of another pasted in (CutMix, Yun et al. 2019): few pictures make many inputs.
-    """
-    generator = np.random.default_rng(seed)
-    images = [*_unlabelled(), *_more()]
-    found: list[np.ndarray] = []
-    for number in range(count):
-        piece = np.array(_piece(images[number % len(images)], generator))
+        image = images[number % len(images)]
+        if generator.random() < STAMPED:
+            image = _stamped(image, generator)
+        piece = np.array(_piece(image, generator))
         if generator.random() < PASTED:
             other = _piece(images[generator.integers(len(images))], generator)
             height, width = generator.integers(60, 200, 2)
@@ -112,7 +109,7 @@ def pasted_pieces(count: int, seed: int) -> np.ndarray:
 def labelled_pieces(count: int, seed: int) -> np.ndarray:
     """Random cut-outs of each of the twenty labelled photographs: [20, count, 3, 224, 224].
 
-    Like those of `photograph_pieces`.
+    Plain ones, of the sizes of `calibration_pieces`.
     """
     generator = np.random.default_rng(seed)
     paths = sorted(data_folder("foolbox").glob("imagenet_*.jpg"))
@@ -156,6 +153,19 @@ def _more() -> list[Image.Image]:
 @cache
 def _unlabelled() -> list[Image.Image]:
     return [Image.open(data_folder("skimage") / name).convert("RGB") for name in UNLABELLED]
+
+
+def _stamped(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """[STAGE, STAGE], with a thing somewhere in front that is half as long to as long."""
+    things = pictures.stamps()
+    thing = things[generator.integers(len(things))]
+    scale = generator.uniform(0.5, 1.0) * STAGE / max(thing.size)
+    width, height = (max(1, round(side * scale)) for side in thing.size)
+    small = thing.resize((width, height))
+    behind = image.resize((STAGE, STAGE))
+    left, top = (int(generator.integers(0, STAGE - side + 1)) for side in small.size)
+    behind.paste(small, (left, top), small)
+    return behind
 
 
 def _piece(image: Image.Image, generator: np.random.Generator) -> np.ndarray:

@@ -24,7 +24,7 @@ import numpy as np
 import onnx_ir as ir
 
 import sparsecc
-from benchmarks.accuracy_images import photograph_pieces
+from benchmarks.accuracy_images import calibration_pieces
 from benchmarks.browser import answer_of, chromium, serving
 from benchmarks.models import onnx_file
 from benchmarks.photographs import data_folder, photographs
@@ -38,7 +38,7 @@ MODEL = "efficientnet-lite0"
 PEER, PEER_VERSION = "onnxruntime-web", "1.30.0"
 _PEER_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _NPM_SECONDS = 300
-VIEWS = 256
+VIEWS = 512
 """Cut-outs of the photographs without labels that the zeros are chosen on."""
 SAMPLES = (
     "imagenet_04_949.jpg",
@@ -144,10 +144,12 @@ def build(out: Path, pattern: str, sparsity: float, fitted: bool, peer: bool) ->
     dense = sparsecc.capture(dense_file)
     name = dense.graph.inputs[0].name or ""
     data = (
-        Calibration([{name: one} for one in np.split(photograph_pieces(VIEWS, 0), VIEWS)]) if fitted else None
+        Calibration([{name: one} for one in np.split(calibration_pieces(VIEWS, 0), VIEWS)])
+        if fitted
+        else None
     )
     method = "alps" if fitted else "magnitude"
-    sparse = sparsecc.sparsify(dense, pattern, sparsity, method=method, calibration=data, gradients=fitted)
+    sparse = sparsecc.sparsify(dense, pattern, sparsity, method=method, calibration=data)
     ir.save(sparse.model, out / "sparse.onnx")
     artifact = sparsecc.compile(sparse.model, "wasm32", out / "model.scc", overwrite=True, measure=False)
     for path in PAGE.iterdir():
