@@ -19,7 +19,6 @@ LABELS = {
     "sparsegpt-permuted": "reordered, SparseGPT",
     "alps": "ALPS, its own outputs",
     "alps-dense": "ALPS",
-    "alps-dense-blocks": "ALPS, blocks fitted",
     "alps-gradients": "with gradients",
     "alps-permuted": "reordered first",
     "alps-blocks": "blocks fitted",
