@@ -39,7 +39,7 @@ from sparsecc.targets.lower.dots import (
     finish_of,
     start_pointers,
 )
-from sparsecc.targets.lower.exact_floats import choose_floats, conv_in_floats, label_of
+from sparsecc.targets.lower.exact_floats import FloatLayer, choose_floats, conv_in_floats, label_of
 from sparsecc.targets.lower.layers import SpmmLayer
 from sparsecc.targets.lower.regions import PlaneRegions, flat
 from sparsecc.targets.lower.state import Lowering, base
@@ -108,7 +108,7 @@ def _product(
     layer = SpmmLayer(matrix.astype(np.float32), vectors, taps, g.out_channels // g.groups, batch)
     floats = choose_floats(low, call.name, matrix, layer, choice, finish)
     if floats is not None:
-        own = conv_in_floats(low, regions, call, g, matrix, source, tail, finish, floats, vectors)
+        own = conv_in_floats(low, regions, FloatLayer(call, matrix, source, tail, finish, floats, vectors), g)
         report_conv(
             low, call, g, weight, label_of(floats), floats.reason, floats.seconds, floats.dense_seconds, own
         )

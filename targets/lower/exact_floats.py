@@ -7,7 +7,7 @@ become floats, sums are the same integers, and what follows rounds as it does be
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -73,21 +73,31 @@ def label_of(choice: SpmmChoice) -> str:
     return f"int8 in fp32 {choice.label}"
 
 
-def conv_in_floats(
-    low: Lowering,
-    regions: PlaneRegions,
-    call: Call,
-    g: ConvGeometry,
-    codes: npt.NDArray[np.int8],
-    source: Codes,
-    tail: Tail,
-    finish: Finish,
-    choice: SpmmChoice,
-    vectors: int,
-) -> list[int]:
-    """Emit the steps of a convolution with weights [M, K]; returns those that are its own."""
-    batch = source.shape[0]
-    x, y = codes_as_floats(low, regions, source), _result(low, regions, call, finish)
+@dataclass(frozen=True)
+class FloatLayer:
+    """A layer of codes that runs in fp32.
+
+    Attributes:
+        codes: weights [M, K].
+        source: its input.
+        tail, finish: what happens behind the sums.
+        choice: its form.
+        vectors: of output positions.
+    """
+
+    call: Call
+    codes: npt.NDArray[np.int8]
+    source: Codes
+    tail: Tail
+    finish: Finish
+    choice: SpmmChoice
+    vectors: int
+
+
+def conv_in_floats(low: Lowering, regions: PlaneRegions, layer: FloatLayer, g: ConvGeometry) -> list[int]:
+    """Emit the steps of a convolution; returns those that are its own."""
+    name, source, batch = layer.call.name, layer.source, layer.source.shape[0]
+    x, y = codes_as_floats(low, regions, source), _result(low, regions, layer)
     pitch = y.layout.strides[2]
     steps: list[int] = []
     if flat(g) and not has_padding(g) and x.layout.strides[2] == pitch:
@@ -97,40 +107,20 @@ def conv_in_floats(
         bits = int(np.float32(source.zero).view(np.int32))
         form = split_form(g, pitch, x.layout.strides[2], low.machine.lanes, bits)
         x, offsets, x_batch, channel_pitch, index = split_step(
-            low, f"{call.name}.split", f"{source.value.name}.phases", g, form, x, batch
+            low, f"{name}.split", f"{source.value.name}.phases", g, form, x, batch
         )
         steps.append(index)
-    offsets = group_offsets(g, offsets, choice.rows, channel_pitch)
+    offsets = group_offsets(g, offsets, layer.choice.rows, channel_pitch)
     strides = (y.layout.strides[1], x_batch, y.layout.strides[0])
-    steps.append(
-        _product(
-            low, regions, call, codes, offsets, choice, tail, finish, vectors=vectors, batch=batch, x=x, y=y,
-            strides=strides,
-        )
-    )  # fmt: skip
-    return steps
+    return [*steps, _product(low, regions, layer, offsets, x, y, batch=batch, strides=strides)]
 
 
-def linear_in_floats(
-    low: Lowering,
-    regions: PlaneRegions,
-    call: Call,
-    codes: npt.NDArray[np.int8],
-    source: Codes,
-    tail: Tail,
-    finish: Finish,
-    choice: SpmmChoice,
-    vectors: int,
-) -> list[int]:
+def linear_in_floats(low: Lowering, regions: PlaneRegions, layer: FloatLayer) -> list[int]:
     """Emit the steps of a layer with many columns; returns those that are its own."""
-    x, y = codes_as_floats(low, regions, source), _result(low, regions, call, finish)
-    offsets = x.layout.origin + np.arange(codes.shape[1], dtype=np.int64) * x.layout.strides[-1]
-    return [
-        _product(
-            low, regions, call, codes, offsets, choice, tail, finish, vectors=vectors, batch=1, x=x, y=y,
-            strides=(y.layout.strides[-1], 0, 0),
-        )
-    ]  # fmt: skip
+    x, y = codes_as_floats(low, regions, layer.source), _result(low, regions, layer)
+    offsets = x.layout.origin + np.arange(layer.codes.shape[1], dtype=np.int64) * x.layout.strides[-1]
+    strides = (y.layout.strides[-1], 0, 0)
+    return [_product(low, regions, layer, offsets, x, y, batch=1, strides=strides)]
 
 
 def codes_as_floats(low: Lowering, regions: PlaneRegions, codes: Codes) -> Stored:
@@ -148,47 +138,41 @@ def _layout(low: Lowering, regions: PlaneRegions, codes: Codes) -> Layout:
     return layout
 
 
-def _result(low: Lowering, regions: PlaneRegions, call: Call, finish: Finish) -> Stored:
+def _result(low: Lowering, regions: PlaneRegions, layer: FloatLayer) -> Stored:
     """Where the product stores."""
-    codes = regions.codes.of(call.output)
-    if finish.limits is None or codes is None:
-        return finish.y
+    codes = regions.codes.of(layer.call.output)
+    if layer.finish.limits is None or codes is None:
+        return layer.finish.y
     return low.buffer(_layout(low, regions, codes), "float32", f"{codes.value.name}.scaled")
 
 
 def _product(
     low: Lowering,
     regions: PlaneRegions,
-    call: Call,
-    codes: npt.NDArray[np.int8],
+    layer: FloatLayer,
     offsets: npt.NDArray[np.int64],
-    choice: SpmmChoice,
-    tail: Tail,
-    finish: Finish,
-    *,
-    vectors: int,
-    batch: int,
     x: Stored,
     y: Stored,
+    *,
+    batch: int,
     strides: tuple[int, int, int],
 ) -> int:
     """Emit the product, and where the result is codes the step that makes them."""
-    tensors = finish.tensors
-    result = regions.codes.of(call.output)
+    finish, tensors = layer.finish, layer.finish.tensors
+    result = regions.codes.of(layer.call.output)
     if finish.limits is not None:
-        sources = [regions.codes.of(value) for value in tail.tensors]
+        sources = [regions.codes.of(value) for value in layer.tail.tensors]
         tensors = tuple(codes_as_floats(low, regions, source) for source in sources if source is not None)
     scale_and_bias = [finish.sums.scale.astype(np.float32), finish.sums.bias.astype(np.float32)]
-    after = After(
-        _scaled(finish.epilogue, fused=low.machine.fused), (*finish.row_operands, *scale_and_bias), tensors
-    )
-    start = np.zeros(padded_rows_of(len(codes)), np.float32)
+    epilogue = _scaled(finish.epilogue, fused=low.machine.fused)
+    after = After(epilogue, (*finish.row_operands, *scale_and_bias), tensors)
+    weights = layer.codes.astype(np.float32), np.zeros(padded_rows_of(len(layer.codes)), np.float32)
     step = spmm_step(
-        low, call.name, (codes.astype(np.float32), start), offsets, choice, after,
-        vectors=vectors, batch=batch, x=x, y=y, strides=strides,
+        low, layer.call.name, weights, offsets, layer.choice, after,
+        vectors=layer.vectors, batch=batch, x=x, y=y, strides=strides,
     )  # fmt: skip
     if finish.limits is not None and result is not None:
-        encode_into(low, call.name, (y, finish.y), result, finish.limits, 1.0)
+        encode_into(low, layer.call.name, (y, finish.y), result, finish.limits, 1.0)
     return step
 
 

@@ -20,7 +20,7 @@ from sparsecc.targets.lower.bitmap import Columns, bitmap_call, stored_weights
 from sparsecc.targets.lower.call import Call, LinearWeights, Tail, columns_of, few, tail_of
 from sparsecc.targets.lower.conv_planes import define_result
 from sparsecc.targets.lower.dots import Sums, choose_dots, define_finished, dots_step, finish_of
-from sparsecc.targets.lower.exact_floats import choose_floats, label_of, linear_in_floats
+from sparsecc.targets.lower.exact_floats import FloatLayer, choose_floats, label_of, linear_in_floats
 from sparsecc.targets.lower.layers import RowsLayer, SpmmLayer
 from sparsecc.targets.lower.regions import PlaneRegions
 from sparsecc.targets.lower.rowwise import padded_rows_of, residuals, row_operand_pointers
@@ -102,7 +102,9 @@ def _codes(
     floats = choose_floats(low, call.name, found.codes, layer, choice, finish)
     columns = columns_of(shape)
     if floats is not None:
-        own = linear_in_floats(low, regions, call, found.codes, source, tail, finish, floats, vectors)
+        own = linear_in_floats(
+            low, regions, FloatLayer(call, found.codes, source, tail, finish, floats, vectors)
+        )
         define_finished(low, regions, call, finish)
         _report(
             low, call, weights, columns, label_of(floats), floats.reason, floats.seconds,
