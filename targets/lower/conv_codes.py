@@ -106,9 +106,9 @@ def _product(
         low, call.name, matrix, taps, vectors, group_rows=g.out_channels // g.groups, batch=batch
     )
     layer = SpmmLayer(matrix.astype(np.float32), vectors, taps, g.out_channels // g.groups, batch)
-    floats = choose_floats(low, call.name, matrix, layer, choice, finish)
+    floats = choose_floats(low, call.name, layer, choice, finish)
     if floats is not None:
-        own = conv_in_floats(low, regions, FloatLayer(call, matrix, source, tail, finish, floats, vectors), g)
+        own = conv_in_floats(low, regions, FloatLayer(call, layer, source, tail, finish, floats), g)
         report_conv(
             low, call, g, weight, label_of(floats), floats.reason, floats.seconds, floats.dense_seconds, own
         )

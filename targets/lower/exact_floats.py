@@ -15,13 +15,12 @@ import numpy.typing as npt
 from sparsecc.targets.kernels.byte_products import instructions
 from sparsecc.targets.kernels.conv_geometry import ConvGeometry
 from sparsecc.targets.kernels.epilogue import Epilogue, EpilogueOp, Operand
-from sparsecc.targets.layout import Layout
 from sparsecc.targets.lower.call import Call, Tail
 from sparsecc.targets.lower.codes import Codes
 from sparsecc.targets.lower.conv_planes import flat_offsets, group_offsets, split_form, split_step
 from sparsecc.targets.lower.dots import MOST, Finish
 from sparsecc.targets.lower.layers import SpmmLayer
-from sparsecc.targets.lower.recode import encode_into, numbers_of
+from sparsecc.targets.lower.recode import encode_into, floats_layout, numbers_of
 from sparsecc.targets.lower.regions import PlaneRegions, flat, has_padding
 from sparsecc.targets.lower.rowwise import padded_rows_of
 from sparsecc.targets.lower.select import SpmmChoice, choose_spmm, vector_machine
@@ -37,18 +36,19 @@ _ENCODED = 2.0
 
 
 def choose_floats(
-    low: Lowering, node: str, codes: npt.NDArray[np.int8], layer: SpmmLayer, dots: SpmmChoice, finish: Finish
+    low: Lowering, node: str, layer: SpmmLayer, dots: SpmmChoice, finish: Finish
 ) -> SpmmChoice | None:
     """The form in fp32 where it is exact and expected to beat `dots`; else None.
 
+    A form of `dots` that a selector wants stays: selectors measure and know layers of codes as such.
+
     Args:
-        codes: weights [M, K].
-        layer: with the weights as floats.
+        layer: with the codes of its weights as floats.
     """
-    sums = np.abs(codes.astype(np.int64)).sum(axis=1)
-    if low.keep_dense(node) or not sums.size or MOST * int(sums.max()) >= _EXACT:
+    sums = np.abs(layer.matrix).sum(axis=1, dtype=np.float64)
+    if low.keep_dense(node) or dots.note or not sums.size or MOST * sums.max() >= _EXACT:
         return None
-    found = choose_spmm(layer, low.machine, dense_only=False, select=low.select(node))
+    found = choose_spmm(layer, low.machine, dense_only=False)
     if found.dense:
         return None
     model = vector_machine(low.machine)
@@ -59,9 +59,7 @@ def choose_floats(
     by_bytes = dots.seconds * instructions(low.machine.dot, low.machine.lanes)
     if seconds > GAIN * by_bytes:
         return None
-    return replace(
-        found, seconds=seconds, dense_seconds=by_bytes, note=found.note or _reason(by_bytes / seconds)
-    )
+    return replace(found, seconds=seconds, dense_seconds=by_bytes, note=_reason(by_bytes / seconds))
 
 
 def _reason(gain: float) -> str:
@@ -78,26 +76,24 @@ class FloatLayer:
     """A layer of codes that runs in fp32.
 
     Attributes:
-        codes: weights [M, K].
+        layer: with the codes of its weights as floats.
         source: its input.
         tail, finish: what happens behind the sums.
         choice: its form.
-        vectors: of output positions.
     """
 
     call: Call
-    codes: npt.NDArray[np.int8]
+    layer: SpmmLayer
     source: Codes
     tail: Tail
     finish: Finish
     choice: SpmmChoice
-    vectors: int
 
 
-def conv_in_floats(low: Lowering, regions: PlaneRegions, layer: FloatLayer, g: ConvGeometry) -> list[int]:
+def conv_in_floats(low: Lowering, regions: PlaneRegions, of: FloatLayer, g: ConvGeometry) -> list[int]:
     """Emit the steps of a convolution; returns those that are its own."""
-    name, source, batch = layer.call.name, layer.source, layer.source.shape[0]
-    x, y = codes_as_floats(low, regions, source), _result(low, regions, layer)
+    name, source = of.call.name, of.source
+    x, y = codes_as_floats(low, regions, source), _result(low, regions, of)
     pitch = y.layout.strides[2]
     steps: list[int] = []
     if flat(g) and not has_padding(g) and x.layout.strides[2] == pitch:
@@ -107,72 +103,63 @@ def conv_in_floats(low: Lowering, regions: PlaneRegions, layer: FloatLayer, g: C
         bits = int(np.float32(source.zero).view(np.int32))
         form = split_form(g, pitch, x.layout.strides[2], low.machine.lanes, bits)
         x, offsets, x_batch, channel_pitch, index = split_step(
-            low, f"{name}.split", f"{source.value.name}.phases", g, form, x, batch
+            low, f"{name}.split", f"{source.value.name}.phases", g, form, x, of.layer.batch
         )
         steps.append(index)
-    offsets = group_offsets(g, offsets, layer.choice.rows, channel_pitch)
+    offsets = group_offsets(g, offsets, of.choice.rows, channel_pitch)
     strides = (y.layout.strides[1], x_batch, y.layout.strides[0])
-    return [*steps, _product(low, regions, layer, offsets, x, y, batch=batch, strides=strides)]
+    return [*steps, _product(low, regions, of, offsets, x, y, strides)]
 
 
-def linear_in_floats(low: Lowering, regions: PlaneRegions, layer: FloatLayer) -> list[int]:
+def linear_in_floats(low: Lowering, regions: PlaneRegions, of: FloatLayer) -> list[int]:
     """Emit the steps of a layer with many columns; returns those that are its own."""
-    x, y = codes_as_floats(low, regions, layer.source), _result(low, regions, layer)
-    offsets = x.layout.origin + np.arange(layer.codes.shape[1], dtype=np.int64) * x.layout.strides[-1]
+    x, y = codes_as_floats(low, regions, of.source), _result(low, regions, of)
+    offsets = x.layout.origin + np.arange(of.layer.matrix.shape[1], dtype=np.int64) * x.layout.strides[-1]
     strides = (y.layout.strides[-1], 0, 0)
-    return [_product(low, regions, layer, offsets, x, y, batch=1, strides=strides)]
+    return [_product(low, regions, of, offsets, x, y, strides)]
 
 
 def codes_as_floats(low: Lowering, regions: PlaneRegions, codes: Codes) -> Stored:
     """The codes' numbers, 0 to 255, in the layout that their value has in fp32."""
-
-    def make() -> Stored:
-        return numbers_of(low, codes, _layout(low, regions, codes))
-
-    return low.once(("numbers", codes.value), make)
+    return low.once(("numbers", codes.value), lambda: numbers_of(low, regions, codes))
 
 
-def _layout(low: Lowering, regions: PlaneRegions, codes: Codes) -> Layout:
-    layout = regions.layout(codes.value) if codes.planes else Layout.features(codes.shape, low.machine.lanes)
-    assert layout is not None
-    return layout
-
-
-def _result(low: Lowering, regions: PlaneRegions, layer: FloatLayer) -> Stored:
+def _result(low: Lowering, regions: PlaneRegions, of: FloatLayer) -> Stored:
     """Where the product stores."""
-    codes = regions.codes.of(layer.call.output)
-    if layer.finish.limits is None or codes is None:
-        return layer.finish.y
-    return low.buffer(_layout(low, regions, codes), "float32", f"{codes.value.name}.scaled")
+    codes = regions.codes.of(of.call.output)
+    if of.finish.limits is None or codes is None:
+        return of.finish.y
+    return low.buffer(floats_layout(low, regions, codes), "float32", f"{codes.value.name}.scaled")
 
 
 def _product(
     low: Lowering,
     regions: PlaneRegions,
-    layer: FloatLayer,
+    of: FloatLayer,
     offsets: npt.NDArray[np.int64],
     x: Stored,
     y: Stored,
-    *,
-    batch: int,
     strides: tuple[int, int, int],
 ) -> int:
     """Emit the product, and where the result is codes the step that makes them."""
-    finish, tensors = layer.finish, layer.finish.tensors
-    result = regions.codes.of(layer.call.output)
+    finish, tensors = of.finish, of.finish.tensors
+    result = regions.codes.of(of.call.output)
     if finish.limits is not None:
-        sources = [regions.codes.of(value) for value in layer.tail.tensors]
+        sources = [regions.codes.of(value) for value in of.tail.tensors]
         tensors = tuple(codes_as_floats(low, regions, source) for source in sources if source is not None)
     scale_and_bias = [finish.sums.scale.astype(np.float32), finish.sums.bias.astype(np.float32)]
     epilogue = _scaled(finish.epilogue, fused=low.machine.fused)
     after = After(epilogue, (*finish.row_operands, *scale_and_bias), tensors)
-    weights = layer.codes.astype(np.float32), np.zeros(padded_rows_of(len(layer.codes)), np.float32)
+    weights = (
+        of.layer.matrix.astype(np.float32, copy=False),
+        np.zeros(padded_rows_of(len(of.layer.matrix)), np.float32),
+    )
     step = spmm_step(
-        low, layer.call.name, weights, offsets, layer.choice, after,
-        vectors=layer.vectors, batch=batch, x=x, y=y, strides=strides,
+        low, of.call.name, weights, offsets, of.choice, after,
+        vectors=of.layer.vectors, batch=of.layer.batch, x=x, y=y, strides=strides,
     )  # fmt: skip
     if finish.limits is not None and result is not None:
-        encode_into(low, layer.call.name, (y, finish.y), result, finish.limits, 1.0)
+        encode_into(low, of.call.name, (y, finish.y), result, finish.limits, 1.0)
     return step
 
 

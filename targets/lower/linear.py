@@ -99,12 +99,10 @@ def _codes(
         low, call.name, found.codes, 1, vectors, group_rows=len(found.codes), batch=1
     )  # fmt: skip
     layer = SpmmLayer(found.codes.astype(np.float32), vectors, 1, len(found.codes), 1)
-    floats = choose_floats(low, call.name, found.codes, layer, choice, finish)
+    floats = choose_floats(low, call.name, layer, choice, finish)
     columns = columns_of(shape)
     if floats is not None:
-        own = linear_in_floats(
-            low, regions, FloatLayer(call, found.codes, source, tail, finish, floats, vectors)
-        )
+        own = linear_in_floats(low, regions, FloatLayer(call, layer, source, tail, finish, floats))
         define_finished(low, regions, call, finish)
         _report(
             low, call, weights, columns, label_of(floats), floats.reason, floats.seconds,

@@ -58,10 +58,17 @@ def encode_into(
     _recode(low, f"{label}.encode", "encode", sides, codes, [limits, np.array([factor], np.float32)])
 
 
-def numbers_of(low: Lowering, codes: Codes, layout: Layout) -> Stored:
+def floats_layout(low: Lowering, regions: PlaneRegions, codes: Codes) -> Layout:
+    """Of the fp32 value that codes stand for."""
+    layout = regions.layout(codes.value) if codes.planes else Layout.features(codes.shape, low.machine.lanes)
+    assert layout is not None
+    return layout
+
+
+def numbers_of(low: Lowering, regions: PlaneRegions, codes: Codes) -> Stored:
     """Emit the step from words to the codes' numbers, 0 to 255, in fp32."""
     name = f"{codes.value.name}.numbers"
-    made = low.buffer(layout, "float32", name)
+    made = low.buffer(floats_layout(low, regions, codes), "float32", name)
     _recode(low, name, "decode", (low.words(codes.value), made), codes, [np.array([1.0, 0.0], np.float32)])
     return made
 
@@ -73,9 +80,7 @@ def lower_decode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Cod
 
 def _decode(low: Lowering, regions: PlaneRegions, node: ir.Node, codes: Codes) -> None:
     value = node.outputs[0]
-    layout = regions.layout(value) if codes.planes else Layout.features(codes.shape, low.machine.lanes)
-    assert layout is not None
-    made = low.buffer(layout, "float32", value.name or "")
+    made = low.buffer(floats_layout(low, regions, codes), "float32", value.name or "")
     numbers = np.array([codes.scale, codes.zero], np.float32)
     _recode(
         low, f"{node.name or value.name}.decode", "decode", (low.words(codes.value), made), codes, [numbers]

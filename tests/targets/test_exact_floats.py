@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from networks import Network
 from stepping import EVERY, V3, V4, check, lowered
-from test_lower_codes import EXACT, conv8
-from test_lower_conv import GEOMETRIES, SIZES, fits
+from test_lower_codes import EXACT, conv8, convolved
+from test_lower_conv import GEOMETRIES
 
 from sparsecc.targets.lower import exact_floats
 from sparsecc.targets.lower.layers import SpmmLayer
 from sparsecc.targets.lower.select import SpmmChoice, priced, spmm_candidates, vector_machine
 from sparsecc.targets.machine import Machine
+from sparsecc.tuning.selectors import Fixed, Survey
 
 MACHINES = [*EVERY, f"{V4}+vnni"]
 SPARSE = "unstructured 80"
@@ -45,15 +46,7 @@ def kernels(net: Network, target: str) -> list[str]:
 @pytest.mark.parametrize("target", MACHINES)
 @pytest.mark.parametrize(("kernel", "attributes"), GEOMETRIES, ids=str)
 def test_geometry(kernel: tuple[int, int], attributes: dict[str, Any], target: str) -> None:
-    """On a graph input, whose code of zero fills the padding, and behind a convolution."""
-    net = Network()
-    for batch, size in zip((1, 3, 1, 2, 1), SIZES, strict=True):
-        if fits(size, kernel, attributes):
-            x = net.coded(net.input(batch, 3, *size), zero=100)
-            net.output(conv8(net, x, 3, 5, kernel, pattern=SPARSE, **attributes))
-            inner = net.coded(net.add("Relu", conv8(net, x, 3, 6)), 2.0**-4)
-            outer = conv8(net, inner, 6, 17, kernel, pattern=SPARSE, **attributes)
-            net.output(net.coded(outer, 2.0**-4, 90))
+    net = convolved(kernel, attributes, (SPARSE, SPARSE))
     assert sum(kernel.startswith("int8 in fp32 sparse") for kernel in kernels(net, target)) >= 2
     check(net, target, tolerance=EXACT)
 
@@ -129,3 +122,16 @@ def test_chosen_where_products_of_bytes_take_many_instructions() -> None:
     dense.output(conv8(dense, x, 512, 512))
     assert not kernels(dense, V3)[0].startswith("int8 in fp32")
     check(net, V3, tolerance=EXACT)
+
+
+def test_what_a_selector_wants_stays_a_product_of_bytes() -> None:
+    """Tuning surveys layers of codes as such, and measures the form that it asks for."""
+    net = Network()
+    x = net.coded(net.input(1, 512, 14, 14), zero=3)
+    net.output(conv8(net, x, 512, 512, pattern=SPARSE))
+    survey = Survey()
+    assert lowered(net.proto(), V3, selector=survey)[0].low.layers[0].kernel.startswith("int8 in fp32")
+    ((node, surveyed),) = survey.layers.items()
+    assert all(form.startswith("dots") for form in surveyed.forms)
+    fixed = lowered(net.proto(), V3, selector=Fixed({node: surveyed.best}))[0].low.layers[0]
+    assert not fixed.kernel.startswith("int8 in fp32") and fixed.reason == "to be measured"

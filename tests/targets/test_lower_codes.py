@@ -31,19 +31,30 @@ def kinds(net: Network, target: str) -> list[str]:
     return [step.kind for step in lowered(net.proto(), target)[1].steps]
 
 
-@pytest.mark.parametrize("target", MACHINES)
-@pytest.mark.parametrize(("kernel", "attributes"), GEOMETRIES, ids=str)
-def test_geometry(kernel: tuple[int, int], attributes: dict[str, Any], target: str) -> None:
-    """On a graph input, whose code of zero fills the padding, and behind a convolution."""
+def convolved(
+    kernel: tuple[int, int], attributes: dict[str, Any], patterns: tuple[str, str], block: int = 1
+) -> Network:
+    """A geometry on a graph input, whose code of zero fills the padding, and behind a convolution.
+
+    Args:
+        patterns: of the weights in either place.
+        block: of those in the second.
+    """
     net = Network()
     for batch, size in zip((1, 3, 1, 2, 1), SIZES, strict=True):
         if fits(size, kernel, attributes):
             x = net.coded(net.input(batch, 3, *size), zero=100)
-            net.output(conv8(net, x, 3, 5, kernel, **attributes))
+            net.output(conv8(net, x, 3, 5, kernel, pattern=patterns[0], **attributes))
             inner = net.coded(net.add("Relu", conv8(net, x, 3, 6)), 2.0**-4)
-            outer = conv8(net, inner, 6, 17, kernel, pattern="4x1 50", block=4, **attributes)
+            outer = conv8(net, inner, 6, 17, kernel, pattern=patterns[1], block=block, **attributes)
             net.output(net.coded(outer, 2.0**-4, 90))
-    check(net, target, tolerance=EXACT)
+    return net
+
+
+@pytest.mark.parametrize("target", MACHINES)
+@pytest.mark.parametrize(("kernel", "attributes"), GEOMETRIES, ids=str)
+def test_geometry(kernel: tuple[int, int], attributes: dict[str, Any], target: str) -> None:
+    check(convolved(kernel, attributes, ("dense", "4x1 50"), 4), target, tolerance=EXACT)
 
 
 @pytest.mark.parametrize("target", MACHINES)
