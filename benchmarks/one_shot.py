@@ -77,7 +77,7 @@ METHODS: dict[str, Method] = {
     "alps-distilled": Method(_BEST, distill=True),
     "alps-int8": Method(replace(_BEST, bits=8), bits=8),
     "alps-int4": Method(replace(_BEST, bits=4), bits=4),
-    "alps-blocks-int4": Method(_BLOCKS, bits=4),
+    "alps-distilled-int4": Method(_BEST, distill=True, bits=4),
 }
 _MAIN = ("magnitude", "alps-gradients")
 CELLS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
@@ -104,7 +104,7 @@ CELLS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("smollm2-135m", "unstructured", 0.5, ("alps-distilled",)),
     ("smollm2-135m", "4x1", 0.5, ("alps-distilled",)),
     ("smollm2-135m", "2x1", 0.5, ("alps-distilled",)),
-    ("smollm2-135m", "1x16", 0.5, ("magnitude", "alps-int4", "alps-blocks-int4")),
+    ("smollm2-135m", "1x16", 0.5, ("magnitude", "alps-int4", "alps-distilled-int4")),
 )
 """Task, pattern, sparsity and methods, in the order in which they are measured."""
 
@@ -185,16 +185,13 @@ class _Model:
         else:
             result = one_shot(dense, sparse, item, self.data, options, squares=squares, progress=_tell())
         if method.bits < 32:
-            if options is not None and options.bits == 32:  # fitted by gradient, so a solve of its own
-                before = sparse.clone()
-                one_shot(before, sparse, item, self.data, OneShot(bits=method.bits), progress=_tell())
             sparse = quantize(sparse, bits=method.bits).model
         seconds = time.perf_counter() - start
         zeros = _zeros(self.dense, sparse, item) if method.bits == 32 else {}
         return {**self.task.evaluate(sparse), **zeros, "seconds": seconds, "notes": list(result.notes)}
 
     def distilled(self, method: Method, pattern: str, sparsity: float, minutes: float) -> Json:
-        """The score after a one-shot solve and training on the dense network's outputs.
+        """The score after a one-shot solve, training on the dense network's outputs, and rounding to `bits`.
 
         What was solved is kept in the cache, so that an interrupted run need not solve again.
         """
@@ -216,8 +213,13 @@ class _Model:
             sparse, self.dense, self.task.texts(), minutes=minutes, rate=RATE,
             resume=CACHE / "distilled" / f"{key}-{minutes:g}", progress=_show,
         )  # fmt: skip
+        found = result.model
+        if method.bits < 32:  # all weights that stay go to the grid, and no others
+            found = found.clone()
+            one_shot(result.model, found, Sparsify(pattern, 0.0), self.data, OneShot(bits=method.bits))
+            found = quantize(found, bits=method.bits).model
         return {
-            **self.task.evaluate(result.model),
+            **self.task.evaluate(found),
             **_zeros(self.dense, result.model, item),
             "seconds": result.seconds,
             "steps": result.steps,

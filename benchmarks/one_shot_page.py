@@ -25,7 +25,7 @@ LABELS = {
     "alps-distilled": "distilled",
     "alps-int8": "int8",
     "alps-int4": "int4",
-    "alps-blocks-int4": "blocks fitted, int4",
+    "alps-distilled-int4": "distilled, int4",
 }
 Json = dict[str, Any]
 

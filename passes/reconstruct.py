@@ -60,7 +60,8 @@ def reconstruct(
         groups: of the original.
         kept: mask [size] per free dimension; one that is absent keeps all.
         calibration: inputs; targets and loss are not used.
-        mode: id for calibration data like the training data, ood for other data, noise for none at all.
+        mode: id for calibration data like the training data, ood for other data, to whose text random
+            tokens are added, noise for none at all.
         regress: whether to fit layer by layer to the pruned model's own inputs.
         damping: added to the diagonal of H, as a share of its mean; pulls towards the weights as they were.
         shrink: whether to add columns / rows to the damping, since as many rows as columns or fewer fit noise
@@ -246,7 +247,7 @@ def _data(groups: Groups, calibration: Calibration | None, mode: str, seed: int)
         raise UsageError(
             f"mode {mode} needs calibration data and none were given; give some or choose mode noise"
         )
-    return calibration
+    return calibration.with_random_tokens(groups.model, seed) if mode == "ood" else calibration
 
 
 def _pairs(

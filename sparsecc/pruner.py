@@ -19,6 +19,7 @@ from sparsecc.ir.verify import verify as find_violations
 from sparsecc.oracle import OracleResult
 from sparsecc.oracle import check as check_oracle
 from sparsecc.passes.criteria import Calibration, Criterion
+from sparsecc.passes.criteria.obspa import StructuredOBS
 from sparsecc.passes.prune import Pruned, apply_steps, rank
 from sparsecc.passes.prune_budget import LATENCY_TOLERANCE, Budget, check_share, meet, nearest
 from sparsecc.passes.prune_plan import PrunedGroup, PrunePlan, compose, masks_of, prune_with
@@ -151,9 +152,12 @@ def _rank(groups: Groups, options: PruneOptions) -> Ranking:
         only=tuple(options.get("only", ())),
         skip=tuple(options.get("skip", ())),
     )
+    criterion = options.get("criterion", "l2")
+    if criterion == StructuredOBS.name and options.get("reconstruct") == "ood":
+        criterion = StructuredOBS(adapt=True)
     return rank(
         groups,
-        options.get("criterion", "l2"),
+        criterion,
         selection,
         aggregation=options.get("aggregation", "mean"),
         normalization=options.get("normalization", "mean"),

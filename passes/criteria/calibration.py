@@ -19,6 +19,7 @@ import onnx_ir as ir
 from sparsecc.axes.groups import Groups
 from sparsecc.errors import UsageError
 from sparsecc.ir.shapes import value_text
+from sparsecc.passes.criteria.noise import noise_input, table_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +29,6 @@ Batch: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
 
 Loss: TypeAlias = "Callable[[tuple[Tensor, ...], Tensor | None], Tensor]"
 """(outputs in the graph's order, target of the batch or None) -> a single number."""
-
-VIEW_OPS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-"""Ops through which indices keep their values."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +141,32 @@ class Calibration:
             weights = [weight for batch, weight in pairs for _ in range(_parts(batch, model))]
         return Calibration(batches, targets, self.loss, weights)
 
+    def with_random_tokens(self, model: ir.Model, seed: int = 0) -> Calibration:
+        """Behind all batches the same with random ids, in models that look up tokens in a table; else itself.
+
+        Text of another kind than the training data has few of its words, and random ids have none of its
+        grammar; what is fitted to both is nearer to what is fitted to the training data than with either.
+        Targets are left out.
+
+        Args:
+            model: whose inputs the batches are for; the ids of its largest table are replaced.
+            seed: of batch `i` together with `i`.
+        """
+        tables = [(rows, value.name or "") for value in model.graph.inputs if (rows := table_rows(value))]
+        if not tables:
+            return self
+        rows, name = max(tables)
+
+        def batches() -> Iterator[Batch]:
+            yield from self.again()
+            for number, batch in enumerate(self.again()):
+                ids = np.asarray(batch[name])
+                found = np.random.default_rng([seed, number]).integers(0, rows, ids.shape)
+                yield {**batch, name: found.astype(ids.dtype)}
+
+        weights = None if self.weights is None else [*self.weights, *self.weights]
+        return Calibration(batches, weights=weights)
+
     def hold_out(self, count: int) -> tuple[Calibration, Calibration]:
         """What to fit to, and the first batches, at most a quarter of all, to judge the fit by.
 
@@ -176,8 +200,7 @@ class Calibration:
     def noise(cls, groups: Groups, count: int = 32, seed: int = 0) -> Calibration:
         """Noise in place of data, for models that come without any (OBSPA, arXiv 2403.18955).
 
-        Floats are standard normal, integers that look up rows of a table are uniform over its rows, other
-        integers are 1 and booleans True, as masks that keep everything. Shapes are those of the analysis.
+        See `noise_input`. Shapes are those of the analysis.
 
         Args:
             groups: of the model.
@@ -186,13 +209,13 @@ class Calibration:
         """
         inputs = list(groups.model.graph.inputs)
         shapes = [groups.analysis.trace.shapes[value] for value in inputs]
-        rows = [_table_rows(value) for value in inputs]
+        rows = [table_rows(value) for value in inputs]
 
         def batches() -> Iterator[Batch]:
             for number in range(count):
                 generator = np.random.default_rng([seed, number])
                 yield {
-                    value.name or "": _noise(value, shape, high, generator)
+                    value.name or "": noise_input(value, shape, high, generator)
                     for value, shape, high in zip(inputs, shapes, rows, strict=True)
                 }
 
@@ -252,35 +275,6 @@ def _parts(batch: Batch, model: ir.Model) -> int:
             return 1
         counts.add(shape[0] // size)
     return max(*counts, 1) if len(counts) == 1 else 1
-
-
-def _noise(
-    value: ir.Value, shape: tuple[int, ...], high: int | None, generator: np.random.Generator
-) -> np.ndarray:
-    if value.dtype is None or value.dtype == ir.DataType.STRING:
-        raise UsageError(
-            f"input {value.name} is {value_text(value)}, for which no noise can be made; give data"
-        )
-    dtype = value.dtype.numpy()
-    if value.dtype.is_floating_point():
-        return generator.standard_normal(shape, dtype=np.float32).astype(dtype)
-    if high is not None:
-        return generator.integers(0, high, shape).astype(dtype)
-    return np.ones(shape, dtype)
-
-
-def _table_rows(value: ir.Value) -> int | None:
-    """The fewest rows of the initializers that an input indexes, or None where it indexes none."""
-    found: list[int] = []
-    for node, number in value.uses():
-        table = node.inputs[0]
-        if node.op_type == "Gather" and number == 1 and table is not None and table.const_value is not None:
-            axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-            found.append(int(table.const_value.shape.numpy()[axis]))
-        elif node.op_type in VIEW_OPS and number == 0:
-            rows = _table_rows(node.outputs[0])
-            found.extend([] if rows is None else [rows])
-    return min(found, default=None)
 
 
 def _checked(batch: Batch, model: ir.Model, where: str) -> dict[str, np.ndarray]:

@@ -36,8 +36,8 @@ class StructuredOBS(Criterion):
     Options:
         damping: added to the diagonal of H, as a share of its mean.
         noise_batches: number of batches of noise where there are no data.
-        adapt: whether to score with batch-norm statistics of the data, as is right where they are unlike the
-            training data; with noise it is always done.
+        adapt: whether the data are unlike the training data: batch-norm statistics are then theirs, as they
+            always are with noise, and random tokens are added to text.
     """
 
     damping: float = 0.01
@@ -59,6 +59,8 @@ class StructuredOBS(Criterion):
         """One vote per weight that sums over a group."""
         model = evidence.groups.model
         data = evidence.calibration or Calibration.noise(evidence.groups, self.noise_batches, evidence.seed)
+        if self.adapt and evidence.calibration is not None:
+            data = data.with_random_tokens(model, evidence.seed)
         if self.adapt or evidence.calibration is None:
             model = adapted(model, data)
         readers = [

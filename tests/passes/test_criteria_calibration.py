@@ -97,6 +97,27 @@ def test_noise_fits_the_model_and_is_seeded() -> None:
     assert len(np.unique(x)) == x.size and (other["x"] != batches[0]["x"]).all()
 
 
+def test_random_tokens_come_behind_the_batches_that_were_given() -> None:
+    text = """(float[N,4] x, int64[N,2] ids, int64[N,2] kinds) => (float y) {
+        e = Gather(table, ids)  k = Gather(few, kinds)  b = Add(e, k)  s = ReduceSum<keepdims=0>(b, axes)
+        a = Add(s, x)  y = MatMul(a, w) }"""
+    model = graph(text, {"table": (11, 4), "few": (2, 4), "w": (4, 5), "axes": np.array([1])})
+    ids, kinds = np.ones((3, 2), np.int64), np.eye(3, 2, dtype=np.int64)
+    batches = [{"x": np.full((3, 4), number, np.float32), "ids": ids, "kinds": kinds} for number in range(40)]
+    given = Calibration(batches, weights=[1.0 + number for number in range(40)])
+    found = given.with_random_tokens(model, seed=1)
+    read = [batch for batch, _ in found.stream(model)]
+    assert [float(batch["x"][0, 0]) for batch in read] == [*range(40), *range(40)]
+    assert all((batch["kinds"] == kinds).all() for batch in read)
+    assert all((batch["ids"] == 1).all() for batch in read[:40])
+    assert {int(token) for batch in read[40:] for token in batch["ids"].ravel()} == set(range(11))
+    assert found.weights == [*(given.weights or ()), *(given.weights or ())]
+    again = [batch["ids"] for batch, _ in given.with_random_tokens(model, seed=1).stream(model)]
+    assert all((one["ids"] == two).all() for one, two in zip(read, again, strict=True))
+    pixels = graph("(float[N,4] x) => (float y) { y = MatMul(x, w) }", {"w": (4, 5)})
+    assert given.with_random_tokens(pixels) is given
+
+
 LOGITS = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 
 

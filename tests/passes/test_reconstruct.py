@@ -10,11 +10,13 @@ import pytest
 from criteria_graphs import Pruned, array, without
 from pass_graphs import Weights, array_of, graph
 
+import sparsecc
 from sparsecc.axes.groups import groups
 from sparsecc.errors import Refusal, UsageError
 from sparsecc.ir import evaluate, random_inputs, verify
 from sparsecc.ir.provenance import passes_of
 from sparsecc.passes.criteria import Calibration
+from sparsecc.passes.criteria.obspa import StructuredOBS
 from sparsecc.passes.hooks import relative_difference
 from sparsecc.passes.reconstruct import reconstruct, regression
 from sparsecc.passes.reconstruct_batch_norm import adapted
@@ -398,3 +400,32 @@ def test_data_that_fit_the_statistics_are_like_training_data() -> None:
     expected, found = run(pruned, same, mode="id"), run(pruned, same, mode="ood")
     for name in ("d.weight", "d.bias", "m.mean"):
         np.testing.assert_allclose(array(found, name), array(expected, name), rtol=1e-4, atol=1e-5)
+
+
+TOKENS = """(int64[N,6] ids) => (float[N,6,3] y) {
+    e = Gather(table, ids)  a = MatMul(e, a__weight)  r = Relu(a)  y = MatMul(r, d__weight) }"""
+TOKEN_WEIGHTS: Weights = {"table": (40, 5), "a.weight": (5, 12), "d.weight": (12, 3)}
+
+
+@pytest.mark.parametrize("regress", [False, True])
+def test_random_tokens_are_added_to_other_data(regress: bool) -> None:
+    model = graph(TOKENS, TOKEN_WEIGHTS)
+    few = Calibration([{"ids": np.random.default_rng(number).integers(0, 4, (8, 6))} for number in range(4)])
+    pruned = without(model, {"d.weight.0": [1, 4, 7]})
+    found = run(pruned, few, mode="ood", regress=regress, seed=3)
+    expected = run(pruned, few.with_random_tokens(model, 3), mode="id", regress=regress)
+    alone = run(pruned, few, mode="id", regress=regress)
+    np.testing.assert_array_equal(array(found, "d.weight"), array(expected, "d.weight"))
+    assert np.abs(array(found, "d.weight") - array(alone, "d.weight")).max() > 1e-3
+
+
+def test_obspa_ranks_as_it_reconstructs() -> None:
+    model = graph(TOKENS, TOKEN_WEIGHTS)
+    few = Calibration([{"ids": np.random.default_rng(number).integers(0, 4, (8, 6))} for number in range(4)])
+    results = [
+        sparsecc.prune(model, 0.25, criterion=criterion, data=few, reconstruct=mode, seed=3)
+        for criterion, mode in (("obspa", "ood"), (StructuredOBS(adapt=True), "ood"), ("obspa", "id"))
+    ]
+    first, second, third = (array(result.model, "a.weight") for result in results)
+    np.testing.assert_array_equal(first, second)
+    assert first.shape != third.shape or (first != third).any()
