@@ -13,7 +13,7 @@ from benchmarks.models import build
 from sparsecc.ir.evaluate import Evaluator
 from sparsecc.passes.criteria import Calibration
 
-SAMPLES = {"id": 256, "ood": 256}
+SAMPLES = {"id": 256, "ood": 64}
 BATCH = 16
 
 
@@ -31,7 +31,7 @@ class EfficientNetTask(Task):
         "photographs) that get the class that the dense network gives; beside it how many of the 20 "
         "photographs get the right class and the mean Kullback-Leibler divergence in nats. With 20 "
         "photographs this is not ImageNet accuracy. Calibration: 256 random cut-outs of some 280 other "
-        "photographs without classes (id), 256 enlarged Fashion-MNIST images (ood). All groups are pruned."
+        "photographs without classes (id), 64 enlarged Fashion-MNIST images (ood). All groups are pruned."
     )
 
     @cached_property
