@@ -38,12 +38,14 @@
 /* Computes items [begin, end) of a step; returns 0 or a status that ends the run. */
 typedef int32_t (*sparsecc_piece)(const void *frame, int32_t begin, int32_t end);
 
+/* A thread's share of a step, on a cache line of its own. */
 typedef struct sparsecc_range {
     _Alignas(64) _Atomic uint64_t ticket;
 } sparsecc_range;
 
 typedef struct sparsecc_pool sparsecc_pool;
 
+/* A worker, and what it needs to know when it starts. */
 typedef struct sparsecc_member {
     sparsecc_pool *pool;
     pthread_t id;
@@ -53,7 +55,7 @@ typedef struct sparsecc_member {
 struct sparsecc_pool {
     _Alignas(64) _Atomic uint32_t step; /* the number of the last one that was begun */
     _Alignas(64) _Atomic int32_t done;  /* items finished in this step */
-    _Atomic int32_t status;            /* first failure in this step */
+    _Atomic int32_t status;             /* first failure in this step */
     _Alignas(64) _Atomic(sparsecc_piece) piece;
     _Atomic(const void *) frame;
     _Atomic int32_t extent;
@@ -65,8 +67,8 @@ struct sparsecc_pool {
     pthread_cond_t work;
     pthread_cond_t finished;
     int32_t spins;
-    int32_t workers; /* threads besides the caller */
-    int32_t threads; /* ranges */
+    int32_t workers; /* that were started */
+    int32_t threads; /* ranges: all workers' and the caller's */
     sparsecc_member members[SPARSECC_MAX_THREADS];
     sparsecc_range ranges[SPARSECC_MAX_THREADS];
 };
