@@ -120,7 +120,7 @@ class PruneOptions(TypedDict, total=False):
         seed: of every random choice (0).
         reconstruct: after pruning, fit the weights that read what is left to the outputs of the dense model,
             without training (OBSPA): "id" on `data` like the training data, "ood" on other `data`, which the
-            criterion "obspa" then takes for such too (its option `adapt`), "noise" on none; "none" by default.
+            criterion "obspa" takes for such too (its option `adapt`), "noise" on none; "none" by default.
         regress: fit layer by layer to the pruned model's own inputs, which repairs the error of earlier
             layers too and takes longer (False).
         batch_norm: estimate the statistics of batch normalisations anew, with "id" only (False).
