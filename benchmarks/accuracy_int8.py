@@ -21,7 +21,7 @@ import onnx_ir as ir
 import sparsecc
 from benchmarks.accuracy_fashion import FashionResNetTask
 from benchmarks.accuracy_images import labelled_pieces
-from benchmarks.accuracy_minilm import MiniLMTask
+from benchmarks.accuracy_minilm import FewDocumentsTask
 from benchmarks.accuracy_photographs import EfficientNetTask, logits_of
 from benchmarks.accuracy_tasks import Task
 from sparsecc.passes.activation_ranges import METHODS
@@ -57,7 +57,9 @@ class ManyViewsTask(EfficientNetTask):
         return {**super().evaluate(model), "wide": 100 * float(same.mean())}
 
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (ManyViewsTask, FashionResNetTask, MiniLMTask)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (ManyViewsTask, FashionResNetTask, FewDocumentsTask)
+}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 import sparsecc
 from benchmarks.accuracy_fashion import FashionResNetTask
-from benchmarks.accuracy_minilm import TOKENS, MiniLMTask
+from benchmarks.accuracy_minilm import TOKENS, FewDocumentsTask
 from benchmarks.accuracy_photographs import EfficientNetTask
 from benchmarks.accuracy_smollm2 import SmolLM2Task
 from benchmarks.accuracy_tasks import Task
@@ -73,8 +73,8 @@ GOALS = (
     Goal(EfficientNetTask, 0.3, (32, 8), _IMAGE, widths=WIDTHS),
     Goal(FashionResNetTask, 0.5, (32,), _SMALL),
     Goal(FashionResNetTask, 0.3, (32, 8), _SMALL, widths=WIDTHS),
-    Goal(MiniLMTask, 0.5, (32,), _TEXT),
-    Goal(MiniLMTask, 0.3, (32, 8), _TEXT, widths=WIDTHS),
+    Goal(FewDocumentsTask, 0.5, (32,), _TEXT),
+    Goal(FewDocumentsTask, 0.3, (32, 8), _TEXT, widths=WIDTHS),
     Goal(SmolLM2Task, 0.75, (32,), None, method="sparsegpt", sparsities=(0.5, 0.7)),
 )
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from benchmarks.accuracy_images import calibration_pieces, labelled_pieces
-from benchmarks.accuracy_minilm import MiniLMTask
+from benchmarks.accuracy_minilm import FewDocumentsTask
 from benchmarks.accuracy_photographs import EfficientNetTask, logits_of
 from benchmarks.accuracy_smollm2 import TEST_DOCUMENTS, WINDOW, SmolLM2Task, token_ids
 from benchmarks.accuracy_tasks import divergence
@@ -102,7 +102,7 @@ class MiniLM(OneShotTask):
     }
 
     def __init__(self) -> None:
-        self._task = MiniLMTask()
+        self._task = FewDocumentsTask()
 
     def model(self) -> ir.Model:
         return self._task.model()
