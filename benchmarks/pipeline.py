@@ -3,6 +3,7 @@
 Each kernel that multiplies weights is compiled as for an artifact and taken apart; of its innermost loops the
 one densest in multiply-adds is simulated. mca knows neither caches nor mispredictions: these are upper bounds
 from tables, not measurements. `cortex-a76` has the tables of an older core in LLVM; neoverse-n1 is its core.
+Cores that run in order have kernels of their own, those of `+a55`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,21 @@ from sparsecc.compiler import build_plan
 from sparsecc.passes.pipeline import COMPILE_PIPELINE, Pipeline
 
 PAGE = Path(__file__).parents[1] / "docs" / "targets.md"
-CORES = ("cortex-a55", "cortex-a76", "neoverse-n1", "cortex-x2")
+CORES = {
+    "arm64-linux": ("cortex-a76", "neoverse-n1", "cortex-x2"),
+    "arm64-linux+a55": ("cortex-a55",),
+}
+"""By the target whose kernels they run."""
+LIMITS = {"cortex-a55": 1.0}
+"""Cycles per multiply-add of four lanes where a model has them wrong.
+
+LLVM's tables have half of it for Cortex-A55; Arm's Cortex-A55 Software Optimization Guide has one (ASIMD FP
+multiply accumulate, by element, Q-form).
+"""
+LOAD = 2
+"""Cycles for which a load of 128 bits keeps Cortex-A55 from anything else, as writers of kernels measured."""
 NAMES = ("mobilenet-v1", "minilm")
 PATTERNS = ("dense", "4x1", "2x1", "unstructured")
-TARGET = "arm64-linux"
 SPARSITY = 0.8
 _ITERATIONS = 200
 
@@ -90,29 +102,39 @@ def main() -> int:
 
 def as_table() -> str:
     """Cycles per multiply-add of four lanes, and the share of the multiply-adds' own limit, by core."""
-    heads = [f"{core}, cycles per FMLA (share of the limit)" for core in CORES]
-    lines = [
-        f"| network | kernel | FMLA, loads, all | {' | '.join(heads)} |",
-        "|---|---|---|" + "---:|" * len(CORES),
-    ]
-    for name in NAMES:
-        for kernel, loop in sorted(_loops(name).items()):
-            count = len(loop.multiplies)
-            cells = [_cell(loop, core) for core in CORES]
-            lines.append(
-                f"| {name} | {kernel} | {count}, {len(loop.loads)}, {len(loop.body)} | {' | '.join(cells)} |"
-            )
-    return "\n".join(lines)
+    lines: list[str] = []
+    for target, cores in CORES.items():
+        heads = [f"{core}, cycles per FMLA (share of the limit)" for core in cores]
+        if not LIMITS.keys().isdisjoint(cores):
+            heads.append("share where a load takes two cycles alone")
+        lines += [
+            "",
+            f"`{target}`",
+            "",
+            f"| network | kernel | FMLA, loads, all | {' | '.join(heads)} |",
+            "|---|---|---|" + "---:|" * len(heads),
+        ]
+        for name in NAMES:
+            for kernel, loop in sorted(_loops(name, target).items()):
+                counts = f"{len(loop.multiplies)}, {len(loop.loads)}, {len(loop.body)}"
+                cells = [cell for core in cores for cell in _cells(loop, core)]
+                lines.append(f"| {name} | {kernel} | {counts} | {' | '.join(cells)} |")
+    return "\n".join(lines[1:])
 
 
-def _cell(loop: Loop, core: str) -> str:
+def _cells(loop: Loop, core: str) -> list[str]:
     count = len(loop.multiplies)
     cycles = simulate([line.text for line in loop.body], core)["Total Cycles"] / _ITERATIONS
-    limit = simulate(loop.multiplies, core)["Block RThroughput"]
-    return f"{cycles / count:.2f} ({limit / cycles:.0%})"
+    if core not in LIMITS:
+        limit = simulate(loop.multiplies, core)["Block RThroughput"]
+        return [f"{cycles / count:.2f} ({limit / cycles:.0%})"]
+    limit = LIMITS[core] * count
+    words = sum(2 if line.startswith("ldp") else 1 for line in loop.loads if re.search(r"\bq\d", line))
+    slow = limit + LOAD * words
+    return [f"{max(cycles, limit) / count:.2f} ({limit / max(cycles, limit):.0%})", f"{limit / slow:.0%}"]
 
 
-def _loops(name: str) -> dict[str, Loop]:
+def _loops(name: str, target: str) -> dict[str, Loop]:
     """The loop densest in multiply-adds of each kind of kernel that a network's layers use."""
     found: dict[str, Loop] = {}
     for pattern in PATTERNS:
@@ -120,7 +142,7 @@ def _loops(name: str) -> dict[str, Loop]:
         if pattern != "dense":
             model = sparsecc.sparsify(model, pattern, SPARSITY).model
         Pipeline.parse(COMPILE_PIPELINE).run(model)
-        plan = build_plan(model, target=TARGET)
+        plan = build_plan(model, target=target)
         layers: Any = plan.report["layers"]
         for layer in layers:
             step = plan.steps[layer["steps"][-1]]

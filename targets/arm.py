@@ -2,7 +2,8 @@
 
 Products of 8-bit codes are SDOT where the processor has it (ARMv8.2 to 8.4), which a library sees when it is
 loaded, and else bytes are widened. `+dotprod` and `+i8mm` (USDOT, ARMv8.6) have no such choice. Apple's
-processors have SDOT from the first on.
+processors have SDOT from the first on. `+a55` is for cores that run instructions in order, such as
+Cortex-A55; its library also runs on the large cores beside them.
 """
 
 from __future__ import annotations
@@ -74,11 +75,34 @@ _64 = (
         verified="linked; kernels as arm64-linux, not run on a device",
     ),
 )
+
+
+def _in_order(machine: Machine) -> Machine:
+    """The same for cores that run in order: instructions as Cortex-A55 needs them, vectors loaded one by one.
+
+    Arm's optimization guide gives it one multiply-add of a vector per cycle. Loading a pair of vectors takes
+    six cycles in LLVM's model. Of what ARMv8.2 adds, only SDOT is used.
+    """
+    return replace(
+        machine,
+        name=f"{machine.name}+a55",
+        without_dot="",
+        products="sdot",
+        cpu="cortex-a55",
+        attributes=("+neon", "+slow-paired-128", "-fullfp16", "-rdm", "-lse", "-crc", "-rcpc"),
+        l2_bytes=256 * 1024,
+        fma=1.0,
+        loads=1.0,
+    )
+
+
 MACHINES = (
     *_64,
     replace(_ARM64, name="arm64-linux+dotprod", without_dot="", products="sdot"),
     replace(_64[1], name="arm64-android+dotprod", without_dot="", products="sdot"),
     replace(_ARM64, name="arm64-linux+i8mm", dot="i8mm", without_dot="", products="usdot"),
+    _in_order(_ARM64),
+    _in_order(_64[1]),
     Machine(
         "armv7-linux",
         4,

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from sparsecc.errors import UsageError
 from sparsecc.ir.shapes import value_text
+from sparsecc.passes.criteria.leaves import TEXTURES, cover
 
 VIEW_OPS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Ops through which indices keep their values."""
 
 STEEPNESS = (0.5, 2.0)
-"""Range of a in the amplitude 1 / f^a of a picture's spatial frequencies; photographs have about 1."""
+"""Range of a in the amplitude 1 / f^a of a texture's spatial frequencies; photographs have about 1."""
 
-CONTRAST = (0.4, 1.2)
-"""Range of a picture's standard deviation before its brightness and tint, whose own stand below."""
-BRIGHTNESS = 0.6
-TINT = 0.2
+CONTRAST = (0.2, 1.0)
+"""Range of a texture's standard deviation."""
+BRIGHTNESS = 0.7
+TINT = 0.25
+"""Standard deviations of a surface's colour: of what the channels share, and of what each has of its own."""
 COLORS = (0.05, 0.35)
-"""Range of what the channels of a picture have of their own, beside 1 that they share."""
+"""Range of what the channels of a texture have of their own, beside 1 that they share."""
 MAX_COLORS = 4
 """More channels are no colours: they share nothing."""
 
@@ -61,10 +64,11 @@ def noise_input(
 def pictures(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
     """Noise with the statistics of photographs: float32 [batch, channels, ...] or [batch, ..., channels].
 
-    Amplitudes fall with the frequency (Field 1987), channels go together, and brightness, tint and contrast
-    differ from picture to picture. Networks trained on such noise see photographs nearly as well as those
-    trained on other images, which ones trained on white noise do not (Baradad et al. 2021, "Learning to see
-    by looking at noise", spectrum and colour models).
+    Textures whose amplitudes fall with the frequency (Field 1987), in colours, brightness and contrast that
+    differ; where there are two axes besides batch and channels, shapes with other textures lie in front
+    (`leaves`). Networks trained on such noise see photographs nearly as well as those trained on other
+    images, and ones trained on white noise do not (Baradad et al. 2021, "Learning to see by looking at
+    noise").
 
     Args:
         shape: at least 4 axes; channels are last if they are at most 4 and the second axis is longer.
@@ -72,6 +76,24 @@ def pictures(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarr
     """
     last = shape[-1] <= MAX_COLORS < shape[1]
     batch, channels, *sizes = (shape[0], shape[-1], *shape[1:-1]) if last else shape
+    texture = partial(_texture, channels, tuple(sizes), generator)
+    colour = partial(_colour, channels, len(sizes), generator)
+    found = np.empty((batch, channels, *sizes), np.float32)
+    for picture in found:
+        picture[:] = texture() + colour()
+        if len(sizes) == 2:
+            cover(picture, [texture() for _ in range(TEXTURES)], colour, generator)
+    return np.moveaxis(found, 1, -1) if last else found
+
+
+def _colour(channels: int, axes: int, generator: np.random.Generator) -> np.ndarray:
+    """One value for each channel: [channels, 1, ...]."""
+    shared, own = (BRIGHTNESS, TINT) if channels <= MAX_COLORS else (0, math.hypot(BRIGHTNESS, TINT))
+    return generator.normal(0, shared) + generator.normal(0, own, (channels, *[1] * axes))
+
+
+def _texture(channels: int, sizes: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """A field of mean 0: [channels, ...]."""
     axes = tuple(range(1, 1 + len(sizes)))
     frequencies = [
         np.abs(np.fft.fftfreq(size) if axis < len(sizes) else np.fft.rfftfreq(size)) * size
@@ -79,17 +101,13 @@ def pictures(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarr
     ]
     radius = np.sqrt(sum(np.square(part) for part in np.meshgrid(*frequencies, indexing="ij")))
     radius.flat[0] = 1
-    found = np.empty((batch, channels, *sizes), np.float32)
-    for picture in found:
-        white = np.fft.rfftn(generator.standard_normal((1 + channels, *sizes)), axes=axes)
-        fields = np.fft.irfftn(white * radius ** -generator.uniform(*STEEPNESS), s=sizes, axes=axes)
-        fields -= fields.mean(axes, keepdims=True)
-        fields /= np.maximum(fields.std(axes, keepdims=True), 1e-12)
-        shared, own = (1, generator.uniform(*COLORS)) if channels <= MAX_COLORS else (0, 1)
-        mixed = (shared * fields[:1] + own * fields[1:]) / math.hypot(shared, own)
-        tint = generator.normal(0, TINT, (channels, *(1 for _ in sizes)))
-        picture[:] = mixed * generator.uniform(*CONTRAST) + generator.normal(0, BRIGHTNESS) + tint
-    return np.moveaxis(found, 1, -1) if last else found
+    white = np.fft.rfftn(generator.standard_normal((1 + channels, *sizes)), axes=axes)
+    fields = np.fft.irfftn(white * radius ** -generator.uniform(*STEEPNESS), s=sizes, axes=axes)
+    fields -= fields.mean(axes, keepdims=True)
+    fields /= np.maximum(fields.std(axes, keepdims=True), 1e-12)
+    shared, own = (1, generator.uniform(*COLORS)) if channels <= MAX_COLORS else (0, 1)
+    mixed = (shared * fields[:1] + own * fields[1:]) / math.hypot(shared, own)
+    return mixed * generator.uniform(*CONTRAST)
 
 
 def table_rows(value: ir.Value) -> int | None:

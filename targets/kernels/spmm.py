@@ -30,7 +30,7 @@ from sparsecc.targets.kernels.quads import (
     words_in,
     words_of,
 )
-from sparsecc.targets.tir import KernelBuilder, Register, broadcasts, vector_of
+from sparsecc.targets.tir import KernelBuilder, Register, broadcasts, const, vector_of
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -96,9 +96,9 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
         with b.loop(blocks, start) as k:
             if form.stream:
                 b.prefetch(value, k * R + _PREFETCH)
-            o = b.register(ahead.value + x0, dtype="int32")
+            o = b.register(tirx.Cast("int64", ahead.value) + x0, dtype="int64")
             b.set(ahead, offset[k + 1])
-            xs = [b.register(x.vector(o.value + j * V, V), V) for j in range(len(acc[0]))]
+            xs = [b.register(x.vector(o.value + const(j * V, "int64"), V), V) for j in range(len(acc[0]))]
             for r, weight in enumerate(broadcasts(b, value, k * R, R, V, by_lane=form.by_lane)):
                 w = b.register(weight, V)
                 for j, column in enumerate(xs):
@@ -118,7 +118,7 @@ def spmm_kernel(form: SpmmForm, symbol: str) -> Any:
 
             acc = [[b.register(initial(r, j), V) for j in range(J)] for r in range(R)]
             if group_origin is None:
-                multiply(acc, x0, start, count[g], ahead)
+                multiply(acc, b.register(tirx.Cast("int64", x0), dtype="int64").value, start, count[g], ahead)
             else:
                 at = (group_origin[g] + x0, start, count[g])
                 emit_quads(

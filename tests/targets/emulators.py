@@ -20,6 +20,7 @@ Array = npt.NDArray[Any]
 
 OPTIONS = {
     "arm64-linux+dotprod": "qemu-aarch64 -cpu max",
+    "arm64-linux+a55": "qemu-aarch64 -cpu cortex-a76",
     "arm64-linux+i8mm": "qemu-aarch64 -cpu max",
     "riscv64-linux+v": "qemu-riscv64 -cpu rv64,v=true,vext_spec=v1.0",
 }

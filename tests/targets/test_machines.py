@@ -28,7 +28,7 @@ from sparsecc.errors import ArtifactError, LoweringError, UsageError
 from sparsecc.targets.linking import BIONIC, BIONIC_MATH
 
 Array = npt.NDArray[Any]
-ARM = ("arm64-linux", "arm64-linux+dotprod", "arm64-linux+i8mm", "armv7-linux")
+ARM = ("arm64-linux", "arm64-linux+dotprod", "arm64-linux+i8mm", "arm64-linux+a55", "armv7-linux")
 LINUX = (*ARM, "riscv64-linux", "riscv64-linux+v")
 
 
