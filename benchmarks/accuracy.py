@@ -79,10 +79,10 @@ def tasks() -> dict[str, type[Task]]:
     """By name."""
     from benchmarks.accuracy_fashion import FashionResNetTask
     from benchmarks.accuracy_minilm import MiniLMTask
-    from benchmarks.accuracy_photographs import EfficientNetTask
+    from benchmarks.accuracy_photographs import RandomViewsTask
     from benchmarks.accuracy_smollm2 import SmolLM2Task
 
-    return {task.name: task for task in (EfficientNetTask, FashionResNetTask, MiniLMTask, SmolLM2Task)}
+    return {task.name: task for task in (RandomViewsTask, FashionResNetTask, MiniLMTask, SmolLM2Task)}
 
 
 def main() -> None:

@@ -37,8 +37,8 @@ stands below. A convolution loses inputs and outputs alike: a ratio of 30 % leav
 | L2 + reconstruction | norm of the slices | as OBSPA |
 
 OBSPA takes inputs without labels: like those of the test (in-distribution), of another kind
-(out-of-distribution; random tokens are added to text), or noise (pictures of it have the falling spectrum and
-the correlated colours of photographs). Damping and `regress` were chosen on held-out training images of
+(out-of-distribution; as much noise is added), or noise alone (random tokens; pictures of textured shapes in
+front of each other). Damping and `regress` were chosen on held-out training images of
 Fashion-MNIST. Where there are several seeds, each is another calibration sample or draw of noise; the figure
 is their mean and, behind ±, half the distance between the largest and the smallest. **Bold** is better than
 L2.

@@ -7,7 +7,12 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from benchmarks.accuracy_images import calibration_pieces, fashion_as_photographs, labelled_views
+from benchmarks.accuracy_images import (
+    calibration_pieces,
+    fashion_as_photographs,
+    labelled_pieces,
+    labelled_views,
+)
 from benchmarks.accuracy_tasks import Task, divergence, open_batch
 from benchmarks.models import build
 from sparsecc.ir.evaluate import Evaluator
@@ -15,6 +20,8 @@ from sparsecc.passes.criteria import Calibration
 
 SAMPLES = {"id": 256, "ood": 64}
 BATCH = 16
+PIECES = 20
+"""Random cut-outs of each photograph."""
 
 
 class EfficientNetTask(Task):
@@ -70,6 +77,30 @@ class EfficientNetTask(Task):
 
     def _logits(self, model: ir.Model) -> np.ndarray:
         return logits_of(model, self._views[0])
+
+
+class RandomViewsTask(EfficientNetTask):
+    """Agreement on 400 random cut-outs of the same photographs: 100 views are few where little is left."""
+
+    about = EfficientNetTask.about.replace(
+        "100 views (5 cut-outs of each of 20 labelled photographs)",
+        "400 views (20 random cut-outs of each of 20 labelled photographs)",
+    )
+
+    @cached_property
+    def _pieces(self) -> tuple[np.ndarray, np.ndarray]:
+        """[20, 20, 3, 224, 224] and the dense network's logits."""
+        pieces = labelled_pieces(PIECES, 1)
+        return pieces, logits_of(self.model(), pieces)
+
+    def evaluate(self, model: ir.Model) -> dict[str, float]:
+        pieces, dense = self._pieces
+        logits = logits_of(model, pieces)
+        return {
+            **super().evaluate(model),
+            "score": 100 * float((logits.argmax(-1) == dense.argmax(-1)).mean()),
+            "divergence": divergence(dense, logits),
+        }
 
 
 def logits_of(model: ir.Model, views: np.ndarray) -> np.ndarray:

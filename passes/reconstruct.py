@@ -23,7 +23,6 @@ from sparsecc.passes.frontier import Frontier
 from sparsecc.passes.reconstruct_batch_norm import Statistics, adapted, estimate, normalizations
 
 MODES = ("id", "ood", "noise")
-NOISE_BATCHES = 32
 
 
 def reconstruct(
@@ -60,8 +59,8 @@ def reconstruct(
         groups: of the original.
         kept: mask [size] per free dimension; one that is absent keeps all.
         calibration: inputs; targets and loss are not used.
-        mode: id for calibration data like the training data, ood for other data, to whose text random
-            tokens are added, noise for none at all.
+        mode: id for calibration data like the training data, ood for other data, to whose text and pictures
+            noise is added, noise for none at all.
         regress: whether to fit layer by layer to the pruned model's own inputs.
         damping: added to the diagonal of H, as a share of its mean; pulls towards the weights as they were.
         shrink: whether to add columns / rows to the damping, since as many rows as columns or fewer fit noise
@@ -242,12 +241,12 @@ def _data(groups: Groups, calibration: Calibration | None, mode: str, seed: int)
             raise UsageError(
                 "mode noise makes its own inputs; leave calibration out, or choose mode id or ood"
             )
-        return Calibration.noise(groups, NOISE_BATCHES, seed)
+        return Calibration.noise(groups, seed=seed)
     if calibration is None:
         raise UsageError(
             f"mode {mode} needs calibration data and none were given; give some or choose mode noise"
         )
-    return calibration.with_random_tokens(groups.model, seed) if mode == "ood" else calibration
+    return calibration.with_noise(groups.model, seed) if mode == "ood" else calibration
 
 
 def _pairs(

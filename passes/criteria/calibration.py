@@ -19,7 +19,7 @@ import onnx_ir as ir
 from sparsecc.axes.groups import Groups
 from sparsecc.errors import UsageError
 from sparsecc.ir.shapes import value_text
-from sparsecc.passes.criteria.noise import noise_input, table_rows
+from sparsecc.passes.criteria.noise import noise_input, pictures, table_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,12 @@ Batch: TypeAlias = Mapping[str, "np.ndarray[Any, Any]"]
 
 Loss: TypeAlias = "Callable[[tuple[Tensor, ...], Tensor | None], Tensor]"
 """(outputs in the graph's order, target of the batch or None) -> a single number."""
+
+
+NOISE_BATCHES = (32, 256)
+"""Fewest and most batches of noise."""
+NOISE_ENTRIES = 2**15
+"""Elements of the largest input that all batches of noise have, within these numbers."""
 
 
 @dataclass(frozen=True)
@@ -141,28 +147,44 @@ class Calibration:
             weights = [weight for batch, weight in pairs for _ in range(_parts(batch, model))]
         return Calibration(batches, targets, self.loss, weights)
 
-    def with_random_tokens(self, model: ir.Model, seed: int = 0) -> Calibration:
-        """Behind all batches the same with random ids, in models that look up tokens in a table; else itself.
+    def with_noise(self, model: ir.Model, seed: int = 0) -> Calibration:
+        """Behind all batches the same with noise for text and pictures; without such inputs itself.
 
         Text of another kind than the training data has few of its words, and random ids have none of its
-        grammar; what is fitted to both is nearer to what is fitted to the training data than with either.
-        Targets are left out.
+        grammar; pictures of another kind lack its edges, colours and textures. What is fitted to both is
+        nearer to what is fitted to the training data than with either. Targets are left out.
 
         Args:
-            model: whose inputs the batches are for; the ids of its largest table are replaced.
+            model: whose inputs the batches are for. The ids of its largest table are drawn from all of them;
+                inputs of floats with four axes and more become `pictures` with the mean and the deviation of
+                the given ones.
             seed: of batch `i` together with `i`.
         """
         tables = [(rows, value.name or "") for value in model.graph.inputs if (rows := table_rows(value))]
-        if not tables:
+        rows, ids = max(tables, default=(0, ""))
+        shown = [
+            value.name or ""
+            for value in model.graph.inputs
+            if value.dtype is not None and value.dtype.is_floating_point() and len(value.shape or ()) >= 4
+        ]
+        if not tables and not shown:
             return self
-        rows, name = max(tables)
+        scales = {
+            name: _mean_and_deviation(np.asarray(batch[name]) for batch in self.again()) for name in shown
+        }
 
         def batches() -> Iterator[Batch]:
             yield from self.again()
             for number, batch in enumerate(self.again()):
-                ids = np.asarray(batch[name])
-                found = np.random.default_rng([seed, number]).integers(0, rows, ids.shape)
-                yield {**batch, name: found.astype(ids.dtype)}
+                generator = np.random.default_rng([seed, number])
+                found = dict(batch)
+                if tables:
+                    given = np.asarray(batch[ids])
+                    found[ids] = generator.integers(0, rows, given.shape).astype(given.dtype)
+                for name, (mean, deviation) in scales.items():
+                    given = np.asarray(batch[name])
+                    found[name] = (pictures(given.shape, generator) * deviation + mean).astype(given.dtype)
+                yield found
 
         weights = None if self.weights is None else [*self.weights, *self.weights]
         return Calibration(batches, weights=weights)
@@ -197,18 +219,22 @@ class Calibration:
         return found
 
     @classmethod
-    def noise(cls, groups: Groups, count: int = 32, seed: int = 0) -> Calibration:
+    def noise(cls, groups: Groups, count: int = 0, seed: int = 0) -> Calibration:
         """Noise in place of data, for models that come without any (OBSPA, arXiv 2403.18955).
 
         See `noise_input`. Shapes are those of the analysis.
 
         Args:
             groups: of the model.
-            count: number of batches.
+            count: number of batches; 0 takes `NOISE_BATCHES`, and more while the largest input has fewer than
+                `NOISE_ENTRIES` elements in all of them, since a text of a few tokens shows little.
             seed: of batch `i` together with `i`.
         """
         inputs = list(groups.model.graph.inputs)
         shapes = [groups.analysis.trace.shapes[value] for value in inputs]
+        if not count:
+            entries = max((math.prod(shape) for shape in shapes), default=1)
+            count = int(np.clip(NOISE_ENTRIES // max(entries, 1), *NOISE_BATCHES))
         rows = [table_rows(value) for value in inputs]
 
         def batches() -> Iterator[Batch]:
@@ -261,6 +287,19 @@ def read_calibration(
                 f"{len(found)} of {len(batches)} files of {option} have a {name}: give all or none"
             )
     return Calibration(batches, targets or None, weights=weights or None)
+
+
+def _mean_and_deviation(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Of all elements; 0 and 1 where there are none."""
+    count, total, squares = 0, 0.0, 0.0
+    for array in arrays:
+        count += array.size
+        total += float(array.sum(dtype=np.float64))
+        squares += float(np.square(array, dtype=np.float64).sum())
+    if not count:
+        return 0.0, 1.0
+    mean = total / count
+    return mean, math.sqrt(max(squares / count - mean**2, 0.0))
 
 
 def _parts(batch: Batch, model: ir.Model) -> int:

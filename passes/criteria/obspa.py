@@ -35,13 +35,13 @@ class StructuredOBS(Criterion):
 
     Options:
         damping: added to the diagonal of H, as a share of its mean.
-        noise_batches: number of batches of noise where there are no data.
+        noise_batches: number of batches of noise where there are no data; 0 as `Calibration.noise` has it.
         adapt: whether the data are unlike the training data: batch-norm statistics are then theirs, as they
-            always are with noise, and random tokens are added to text.
+            always are with noise, and noise is added to text and pictures.
     """
 
     damping: float = 0.01
-    noise_batches: int = 32
+    noise_batches: int = 0
     adapt: bool = False
 
     name: ClassVar[str] = "obspa"
@@ -50,9 +50,9 @@ class StructuredOBS(Criterion):
     def __post_init__(self) -> None:
         if not self.damping > 0:
             raise UsageError(f"the damping of criterion {self.name} must be positive, not {self.damping}")
-        if self.noise_batches < 1:
+        if self.noise_batches < 0:
             raise UsageError(
-                f"criterion {self.name} needs at least 1 batch of noise, not {self.noise_batches}"
+                f"criterion {self.name} takes 0 batches of noise or more, not {self.noise_batches}"
             )
 
     def votes(self, evidence: Evidence) -> Iterator[Vote]:
@@ -60,7 +60,7 @@ class StructuredOBS(Criterion):
         model = evidence.groups.model
         data = evidence.calibration or Calibration.noise(evidence.groups, self.noise_batches, evidence.seed)
         if self.adapt and evidence.calibration is not None:
-            data = data.with_random_tokens(model, evidence.seed)
+            data = data.with_noise(model, evidence.seed)
         if self.adapt or evidence.calibration is None:
             model = adapted(model, data)
         readers = [

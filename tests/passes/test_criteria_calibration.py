@@ -11,7 +11,7 @@ import pytest
 import torch
 from pass_graphs import graph
 
-from sparsecc.axes.groups import groups
+from sparsecc.axes.groups import Groups, groups
 from sparsecc.errors import UsageError
 from sparsecc.passes.criteria import Calibration
 from sparsecc.passes.criteria.calibration import read_calibration
@@ -97,6 +97,14 @@ def test_noise_fits_the_model_and_is_seeded() -> None:
     assert len(np.unique(x)) == x.size and (other["x"] != batches[0]["x"]).all()
 
 
+@pytest.mark.parametrize(("size", "count"), [(16, 256), (256, 64), (4096, 32)])
+def test_small_inputs_get_more_batches_of_noise(size: int, count: int) -> None:
+    model = graph(f"(float[2,{size}] x) => (float y) {{ y = MatMul(x, w) }}", {"w": (size, 5)})
+    found = Groups(model)
+    assert sum(1 for _ in Calibration.noise(found).stream(model)) == count
+    assert sum(1 for _ in Calibration.noise(found, 3).stream(model)) == 3
+
+
 def test_random_tokens_come_behind_the_batches_that_were_given() -> None:
     text = """(float[N,4] x, int64[N,2] ids, int64[N,2] kinds) => (float y) {
         e = Gather(table, ids)  k = Gather(few, kinds)  b = Add(e, k)  s = ReduceSum<keepdims=0>(b, axes)
@@ -105,17 +113,40 @@ def test_random_tokens_come_behind_the_batches_that_were_given() -> None:
     ids, kinds = np.ones((3, 2), np.int64), np.eye(3, 2, dtype=np.int64)
     batches = [{"x": np.full((3, 4), number, np.float32), "ids": ids, "kinds": kinds} for number in range(40)]
     given = Calibration(batches, weights=[1.0 + number for number in range(40)])
-    found = given.with_random_tokens(model, seed=1)
+    found = given.with_noise(model, seed=1)
     read = [batch for batch, _ in found.stream(model)]
     assert [float(batch["x"][0, 0]) for batch in read] == [*range(40), *range(40)]
     assert all((batch["kinds"] == kinds).all() for batch in read)
     assert all((batch["ids"] == 1).all() for batch in read[:40])
     assert {int(token) for batch in read[40:] for token in batch["ids"].ravel()} == set(range(11))
     assert found.weights == [*(given.weights or ()), *(given.weights or ())]
-    again = [batch["ids"] for batch, _ in given.with_random_tokens(model, seed=1).stream(model)]
+    again = [batch["ids"] for batch, _ in given.with_noise(model, seed=1).stream(model)]
     assert all((one["ids"] == two).all() for one, two in zip(read, again, strict=True))
     pixels = graph("(float[N,4] x) => (float y) { y = MatMul(x, w) }", {"w": (4, 5)})
-    assert given.with_random_tokens(pixels) is given
+    assert given.with_noise(pixels) is given
+
+
+def test_pictures_of_noise_have_the_scale_of_those_given() -> None:
+    text = "(float[N,3,16,16] x, float[N] t) => (float y) { a = ReduceMean<keepdims=0>(x)  y = Add(a, t) }"
+    model = graph(text, {})
+    generator = np.random.default_rng(0)
+    batches = [
+        {
+            "x": (generator.standard_normal((4, 3, 16, 16)) * 20 + 100).astype(np.float32),
+            "t": np.ones(4, np.float32),
+        }
+        for _ in range(30)
+    ]
+    given = Calibration(batches)
+    read = [batch for batch, _ in given.with_noise(model, seed=2).stream(model)]
+    assert len(read) == 60
+    assert all((one["x"] == two["x"]).all() for one, two in zip(batches, read, strict=False))
+    noise = np.stack([batch["x"] for batch in read[30:]])
+    assert noise.dtype == np.float32 and len({batch["x"].tobytes() for batch in read[30:]}) == 30
+    assert abs(noise.mean() - 100) < 10 and 14 < noise.std() < 26
+    assert all((batch["t"] == 1).all() for batch in read)
+    neighbours = np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1]
+    assert neighbours > 0.5  # surfaces, where the given ones are white
 
 
 LOGITS = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)

@@ -217,5 +217,5 @@ def test_noise_stands_in_for_data_and_what_is_too_wide_is_scored_by_l2(
 def test_bad_options() -> None:
     with pytest.raises(UsageError, match="damping of criterion obspa must be positive, not 0"):
         StructuredOBS(damping=0)
-    with pytest.raises(UsageError, match="needs at least 1 batch of noise, not 0"):
-        StructuredOBS(noise_batches=0)
+    with pytest.raises(UsageError, match="takes 0 batches of noise or more, not -1"):
+        StructuredOBS(noise_batches=-1)

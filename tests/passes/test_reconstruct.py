@@ -393,11 +393,12 @@ def test_data_of_another_scale_leave_the_statistics(regress: bool) -> None:
 
 
 def test_data_that_fit_the_statistics_are_like_training_data() -> None:
-    """Where the statistics are those of the data already, modes ood and id are one."""
+    """Where the statistics are those of the data and noise already, modes ood and id are one."""
     model = graph(BLOCK, BLOCK_WEIGHTS)
-    same = Calibration([random_inputs(model, 50 + number) for number in range(8)])
+    given = Calibration([random_inputs(model, 50 + number) for number in range(8)])
+    same = given.with_noise(model)
     pruned = without(adapted(model, same), {"c.weight.0": [0, 3]})
-    expected, found = run(pruned, same, mode="id"), run(pruned, same, mode="ood")
+    expected, found = run(pruned, same, mode="id"), run(pruned, given, mode="ood")
     for name in ("d.weight", "d.bias", "m.mean"):
         np.testing.assert_allclose(array(found, name), array(expected, name), rtol=1e-4, atol=1e-5)
 
@@ -408,12 +409,12 @@ TOKEN_WEIGHTS: Weights = {"table": (40, 5), "a.weight": (5, 12), "d.weight": (12
 
 
 @pytest.mark.parametrize("regress", [False, True])
-def test_random_tokens_are_added_to_other_data(regress: bool) -> None:
+def test_noise_is_added_to_other_data(regress: bool) -> None:
     model = graph(TOKENS, TOKEN_WEIGHTS)
     few = Calibration([{"ids": np.random.default_rng(number).integers(0, 4, (8, 6))} for number in range(4)])
     pruned = without(model, {"d.weight.0": [1, 4, 7]})
     found = run(pruned, few, mode="ood", regress=regress, seed=3)
-    expected = run(pruned, few.with_random_tokens(model, 3), mode="id", regress=regress)
+    expected = run(pruned, few.with_noise(model, 3), mode="id", regress=regress)
     alone = run(pruned, few, mode="id", regress=regress)
     np.testing.assert_array_equal(array(found, "d.weight"), array(expected, "d.weight"))
     assert np.abs(array(found, "d.weight") - array(alone, "d.weight")).max() > 1e-3
