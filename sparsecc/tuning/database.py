@@ -25,6 +25,8 @@ from sparsecc.targets.lower.layer_keys import STEP, is_similar_key, split_key
 from sparsecc.targets.sources import kernel_version
 
 SHIPPED = Path(__file__).with_name("default.jsonl")
+ALIKE = 0.34
+"""Share of the larger of two shares that they may be apart: work grows with them, and 5 is half of 10."""
 _FILE = "tuning.jsonl"
 _TEXTS = ("layer", "key", "machine", "cpu", "version")
 
@@ -87,15 +89,12 @@ class Database:
     def similar(self, layer: str, machine: str) -> Mapping[str, float]:
         """Seconds by form of the layers of this similar key, on a CPU of this one's family.
 
-        Shares that lie near the border of two steps may be a step apart: the nearest are taken.
+        Shares that lie near the border of two steps may be a step apart, unless that is a large part of them:
+        the nearest are taken.
         """
         text, shares = split_key(layer)
         found = self._similar.get((text, machine), {})
-        near = [
-            (sum(apart), other)
-            for other in found
-            if max(apart := [abs(a - b) for a, b in zip(shares, other, strict=True)]) <= STEP
-        ]
+        near = [(_distance(shares, other), other) for other in found if _alike(shares, other)]
         return found[min(near)[1]] if near else {}
 
     def add(self, layer: str, key: str, machine: str, seconds: Mapping[str, float]) -> None:
@@ -161,6 +160,14 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text("".join(record.to_json() for record in records), encoding="utf-8")
     temporary.replace(path)
+
+
+def _alike(shares: tuple[int, ...], others: tuple[int, ...]) -> bool:
+    return all(abs(a - b) <= min(STEP, ALIKE * max(a, b)) for a, b in zip(shares, others, strict=True))
+
+
+def _distance(shares: tuple[int, ...], others: tuple[int, ...]) -> int:
+    return sum(abs(a - b) for a, b in zip(shares, others, strict=True))
 
 
 def _kind_of(cpu: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,21 @@ def test_other_kernels_and_cpus_do_not_count(tmp_path: Path) -> None:
     relative = Database(with_(cpu=f"{host_cpu().kind}.999 another of the family"))
     assert not relative.exact(one.exact_key(), MACHINE)
     assert relative.similar(one.similar_key(), MACHINE)
+
+
+def test_shares_a_step_apart_are_alike_unless_small(tmp_path: Path) -> None:
+    database = Database(tmp_path / "t.jsonl")
+    for shares, seconds in (("1x1:10 2x1:10 4x1:10", 1e-5), ("1x1:50 2x1:50 4x1:50", 5e-5)):
+        database.add(f"spmm 64x64 on 1x4 vectors, 1 taps stored {shares}", "", MACHINE, {"a": seconds})
+
+    def found(shares: str) -> Mapping[str, float]:
+        return database.similar(f"spmm 64x64 on 1x4 vectors, 1 taps stored {shares}", MACHINE)
+
+    assert found("1x1:10 2x1:10 4x1:10") == {"a": 1e-5}
+    assert found("1x1:45 2x1:50 4x1:55") == {"a": 5e-5}
+    assert found("1x1:5 2x1:5 4x1:10") == {}  # half of the work, of blocks of one row
+    assert found("1x1:10 2x1:15 4x1:15") == {"a": 1e-5}
+    assert found("1x1:40 2x1:50 4x1:50") == {}
 
 
 def test_keys() -> None:
