@@ -11,8 +11,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from sparsecc.axes.algebra import unify
 from sparsecc.axes.context import AxisState, NodeFacts, OpContext, RuleError, free_axes
-from sparsecc.axes.dims import AxisExpr, Dim, UnificationError, expand, fixed, freeze, size_of, terminals
+from sparsecc.axes.dims import (
+    AxisExpr,
+    Dim,
+    UnificationError,
+    expand,
+    fixed,
+    freeze,
+    indices_by_dim,
+    size_of,
+    terminals,
+)
 from sparsecc.axes.rules.registry import Zero, rule_for
 from sparsecc.axes.trace import Trace, shaping_inputs, trace
 from sparsecc.errors import Refusal, VerificationError
@@ -91,11 +102,35 @@ def analyse(model: ir.Model, inputs: Mapping[str, np.ndarray] | None = None) -> 
         for axes in [state.axes.get(value, ()), *state.sequences.get(value, [])]:
             for axis in axes:
                 freeze(axis, exit_)
+    _settle(state)
     for axis, why in state.scaled:
         for root in expand(axis):
             if root.terms is not None and any(dim.frozen for dim in terminals((root,))):
                 freeze((root,), why)
     return result
+
+
+def _settle(state: AxisState) -> None:
+    """See that balanced parts keep equally many indices, whatever goes.
+
+    Dimensions that have more indices in one part than in another are frozen; where that would leave none, the
+    parts are made the same.
+    """
+    changed = True
+    while changed:
+        changed = False
+        for parts, where in state.balanced:
+            counts = [indices_by_dim(part) for part in parts]
+            known = {dim for count in counts for dim in count}
+            uneven = {dim for dim in known if len({count[dim] for count in counts}) > 1}
+            if not uneven:
+                continue
+            changed = True
+            if uneven == known:
+                for part in parts[1:]:
+                    unify(parts[0], part, where)
+            else:
+                freeze(tuple(uneven), Refusal("it takes more from some convolution groups", where, "groups"))
 
 
 def _visit(node: ir.Node, state: AxisState, result: Analysis) -> None:

@@ -56,6 +56,7 @@ class AxisState:
         facts: what the rules said, per node.
         pseudo: constants that are read as data: sliced like weights, but no parameters.
         scaled: axes whose sizes are scaled at run time; sums with frozen parts among them must freeze.
+        balanced: equal parts of axes, and who says so; each must keep as many indices as the others.
     """
 
     trace: Trace
@@ -64,6 +65,7 @@ class AxisState:
     facts: dict[ir.Node, NodeFacts] = field(default_factory=dict[ir.Node, NodeFacts])
     pseudo: set[ir.Value] = field(default_factory=set[ir.Value])
     scaled: list[tuple[AxisExpr, Refusal]] = field(default_factory=list[tuple[AxisExpr, Refusal]])
+    balanced: list[tuple[list[AxisExpr], str]] = field(default_factory=list[tuple[list[AxisExpr], str]])
 
     def axes_of(self, value: ir.Value) -> Axes:
         """Axes of a value; a constant gets free dimensions when it is first read as data."""
@@ -253,6 +255,15 @@ class OpContext:
     def keep_whole_sums(self, axis: AxisExpr, reason: str, code: str) -> None:
         """The axis shrinks by a factor only: at the end, sums in it that are partly frozen freeze."""
         self.state.scaled.append((axis, Refusal(reason, self.where, code)))
+
+    def balance(self, axis: AxisExpr, count: int) -> None:
+        """The axis has `count` equal parts that keep equally many indices, each its own.
+
+        At the end, parts of which other nodes do not tie as many indices each are made the same.
+        """
+        size = size_of(axis) // count
+        pieces = algebra.cut(axis, [size * number for number in range(1, count)])
+        self.state.balanced.append(([algebra.join(piece) for piece in pieces], self.where))
 
     def fixed(self, size: int, reason: str, code: str) -> AxisExpr:
         """A new frozen axis."""

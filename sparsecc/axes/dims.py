@@ -8,6 +8,7 @@ axis that was written with it before.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
@@ -194,6 +195,24 @@ def keep_mask(axis: AxisExpr, kept: Mapping[Dim, np.ndarray]) -> np.ndarray:
             part = np.ones(root.size, bool) if found is None else found
         mask = (mask[:, None] & part[None]).reshape(-1)
     return mask
+
+
+def indices_by_dim(axis: AxisExpr) -> Counter[Dim]:
+    """How many indices of the axis go with one index of each free root that is not frozen."""
+    roots = expand(axis)
+    total: Counter[Dim] = Counter()
+    for root in roots:
+        others = size_of(axis) // root.size
+        own: Counter[Dim] = Counter()
+        if root.terms is None:
+            own[root] = 1
+        else:
+            for term in root.terms:
+                own += indices_by_dim(term)
+        for dim, count in own.items():
+            if not dim.frozen:
+                total[dim] += count * others
+    return total
 
 
 def kept_size(axis: AxisExpr, counts: Mapping[Dim, int]) -> int:

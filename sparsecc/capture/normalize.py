@@ -16,6 +16,7 @@ from sparsecc.ir.edit import attribute_int
 from sparsecc.ir.fused import FUSED_DOMAIN
 from sparsecc.ir.opset import IR_VERSION, OPSET
 from sparsecc.ir.shapes import call_onnx, first_line, infer_shapes, light_proto, specialize_shapes
+from sparsecc.ir.shuffles import gather_shuffles
 from sparsecc.ir.verify import check, node_text
 
 OLDEST_IN_PLACE = 18
@@ -63,6 +64,8 @@ def normalize(model: ir.Model, shapes: Mapping[str, Sequence[int]], *, foreign_o
         else:
             infer_shapes(model)
         _drop_empty_parts(model)
+        if gather_shuffles(model):
+            common_passes.RemoveUnusedNodesPass()(model)
         check(model, foreign_ops=foreign_ops)
     return model
 

@@ -6,6 +6,7 @@ from sparsecc.axes.context import OpContext, RuleError
 from sparsecc.axes.dims import AxisExpr, expand, size_of
 from sparsecc.axes.edits import SetAttribute
 from sparsecc.axes.rules.registry import Zero, rule
+from sparsecc.ir.shuffles import reordered
 
 
 @rule("Conv", "X[n,(g i),*s!] W[(g o),i,*k!] B[(g o)] -> Y[n,(g o),*t!]", Zero.CONTRACTION)
@@ -19,7 +20,11 @@ def convolve(node: OpContext, data_input: int, weight_input: int, bias_input: in
     data, weight = node.axes(data_input), node.axes(weight_input)
     group = node.int("group", 1)
     channels = weight[1]
-    if group > 1:
+    if group > 1 and node.shape(weight_input)[0] > group and reordered(node.node.outputs[0]):
+        groups = node.fixed(group, "its channels are chosen group by group", "groups")
+        node.balance(weight[0], group)
+        channels = groups + weight[1]
+    elif group > 1:
         groups, _ = node.reshape([weight[0]], [group, node.shape(weight_input)[0] // group])
         channels = groups + weight[1]
         node.edit(SetAttribute("group", groups))
