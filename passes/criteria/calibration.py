@@ -159,6 +159,9 @@ class Calibration:
                 inputs of floats with four axes and more become `pictures` with the mean and the deviation of
                 the given ones.
             seed: of batch `i` together with `i`.
+
+        Raises:
+            UsageError: as `stream`, where there are pictures.
         """
         tables = [(rows, value.name or "") for value in model.graph.inputs if (rows := table_rows(value))]
         rows, ids = max(tables, default=(0, ""))
@@ -169,9 +172,7 @@ class Calibration:
         ]
         if not tables and not shown:
             return self
-        scales = {
-            name: _mean_and_deviation(np.asarray(batch[name]) for batch in self.again()) for name in shown
-        }
+        scales = {name: _mean_and_deviation(batch[name] for batch, _ in self.stream(model)) for name in shown}
 
         def batches() -> Iterator[Batch]:
             yield from self.again()

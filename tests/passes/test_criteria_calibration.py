@@ -145,6 +145,8 @@ def test_pictures_of_noise_have_the_scale_of_those_given() -> None:
     assert noise.dtype == np.float32 and len({batch["x"].tobytes() for batch in read[30:]}) == 30
     assert abs(noise.mean() - 100) < 10 and 14 < noise.std() < 26
     assert all((batch["t"] == 1).all() for batch in read)
+    with pytest.raises(UsageError, match="calibration batch 0 lacks the input x"):
+        Calibration([{"t": np.ones(4, np.float32)}]).with_noise(model)
     neighbours = np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1]
     assert neighbours > 0.5  # surfaces, where the given ones are white
 
