@@ -12,6 +12,7 @@ can.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +31,7 @@ CHANNELWISE = (
     "PRelu",
 )
 """Ops through which a channel of their first operand keeps its place."""
+Sizes: TypeAlias = "tuple[int | ir.SymbolicDim, ...]"
 _REACH = 8
 """Ops between a shuffle and the convolution that reads it, at most."""
 
@@ -73,8 +75,8 @@ def _shuffle(last: ir.Node) -> tuple[ir.Value, tuple[int, int]] | None:
         return None
     outer, inner = split[1], split[2]
     swap = [0, 2, 1, *range(3, len(split))]
-    others = (value.shape[0], *value.shape[2:]) == (split[0], *split[3:])
-    if not others or tuple(value.shape) != tuple(joined):
+    others = _same((value.shape[0], *value.shape[2:]), (split[0], *split[3:]))
+    if not others or not _same(tuple(value.shape), tuple(joined)):
         return None
     if not isinstance(outer, int) or not isinstance(inner, int):
         return None
@@ -97,6 +99,14 @@ def _only_source(node: ir.Node, kind: str, before: str) -> ir.Node | None:
             return None
         source = producer
     return source if source.op_type == before else None
+
+
+def _same(sizes: Sizes, others: Sizes) -> bool:
+    """Whether all sizes are known to be equal: numbers, or symbols of one name."""
+    return len(sizes) == len(others) and all(
+        one == other and (isinstance(one, int) or one.value is not None)
+        for one, other in zip(sizes, others, strict=True)
+    )
 
 
 def _misfit(outer: int, inner: int, groups: int) -> bool:

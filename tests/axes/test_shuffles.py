@@ -101,11 +101,14 @@ def test_shuffles_that_fit_stay_as_they_are(shape: tuple[int, int, int]) -> None
     assert "Gather" not in kinds(captured(*shape))
 
 
-def test_the_network_computes_the_same() -> None:
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_the_network_computes_the_same(symbolic: bool) -> None:
     torch.manual_seed(1)
     module = Shuffled(3, 4, 3).eval()
     x = torch.randn(2, 3, 7, 6)
-    model = sparsecc.capture(module, (x,))
+    shapes = ({0: torch.export.Dim("batch")},) if symbolic else None
+    model = sparsecc.capture(torch.export.export(module, (x,), dynamic_shapes=shapes))
+    assert "Gather" in kinds(model)
     (found,) = evaluate(model, {model.graph.inputs[0].name or "": x.numpy()}).values()
     np.testing.assert_allclose(found, module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
 
