@@ -97,6 +97,7 @@ CELLS: tuple[tuple[str, str, float, tuple[str, ...]], ...] = (
     ("smollm2-135m", "unstructured", 0.5, ("wanda", "gblm", "dsnot", "sparsegpt", "alps-int8")),
     ("efficientnet-lite0", "unstructured", 0.5, ("wanda", "sparsegpt", "alps-dense")),
     ("efficientnet-lite0", "4x1", 0.5, ("alps-dense", "alps-blocks")),
+    ("efficientnet-lite0", "unstructured", 0.5, ("alps-blocks",)),
     ("smollm2-135m", "2x1", 0.5, ("alps-blocks",)),
     ("smollm2-135m", "4x1", 0.5, ("sparsegpt", "sparsegpt-permuted")),
     ("minilm", "unstructured", 0.5, ("gblm", "dsnot")),
