@@ -80,7 +80,9 @@ def _shuffle(last: ir.Node) -> tuple[ir.Value, tuple[int, int]] | None:
         return None
     if not isinstance(outer, int) or not isinstance(inner, int):
         return None
-    if value.shape[1] != outer * inner or list(turn.attributes["perm"].as_ints()) != swap:
+    # without perm all axes are reversed, which is no swap of two in the middle
+    perm = list(turn.attributes["perm"].as_ints()) if "perm" in turn.attributes else []
+    if value.shape[1] != outer * inner or perm != swap:
         return None
     return value, (outer, inner)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.parser
 import onnx_ir as ir
 import pytest
 import torch
@@ -99,6 +102,17 @@ def test_pruned_equals_masked(shape: tuple[int, int, int], units: int) -> None:
 @pytest.mark.parametrize("shape", [(2, 4, 2), (4, 2, 2), (3, 6, 3), (2, 6, 3)])
 def test_shuffles_that_fit_stay_as_they_are(shape: tuple[int, int, int]) -> None:
     assert "Gather" not in kinds(captured(*shape))
+
+
+def test_a_transpose_without_order_is_no_shuffle() -> None:
+    """It reverses all axes."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 23]> g (float[2,12,2,2] x) => (float[2,6,2,2] y)
+        <int64[5] split = {2,3,4,2,2}, int64[4] whole = {2,12,2,2}> {
+            a = Reshape(x, split)  b = Transpose(a)  c = Reshape(b, whole)  y = Conv<group = 3>(c, w) }"""
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((6, 4, 1, 1), np.float32), "w"))
+    assert "Gather" not in kinds(sparsecc.capture(proto))
 
 
 @pytest.mark.parametrize("symbolic", [False, True])
