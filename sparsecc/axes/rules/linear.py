@@ -20,14 +20,15 @@ def convolve(node: OpContext, data_input: int, weight_input: int, bias_input: in
     data, weight = node.axes(data_input), node.axes(weight_input)
     group = node.int("group", 1)
     channels = weight[1]
-    if group > 1 and node.shape(weight_input)[0] > group and reordered(node.node.outputs[0]):
-        groups = node.fixed(group, "its channels are chosen group by group", "groups")
-        node.balance(weight[0], group)
+    if group > 1:
+        outputs = node.shape(weight_input)[0]
+        if outputs > group and reordered(node.node.outputs[0]):
+            groups = node.fixed(group, "its channels are chosen group by group", "groups")
+            node.balance(weight[0], group)
+        else:
+            groups, _ = node.reshape([weight[0]], [group, outputs // group])
+            node.edit(SetAttribute("group", groups))
         channels = groups + weight[1]
-    elif group > 1:
-        groups, _ = node.reshape([weight[0]], [group, node.shape(weight_input)[0] // group])
-        channels = groups + weight[1]
-        node.edit(SetAttribute("group", groups))
     node.unify(data[1], channels)
     if bias_input is not None and node.has(bias_input):
         node.unify(node.axes(bias_input)[0], weight[0])
