@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -76,7 +77,7 @@ def pictures(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarr
     """
     last = shape[-1] <= MAX_COLORS < shape[1]
     batch, channels, *sizes = (shape[0], shape[-1], *shape[1:-1]) if last else shape
-    texture = partial(_texture, channels, tuple(sizes), generator)
+    texture = partial(_texture, channels, tuple(sizes), _radius(sizes), generator)
     colour = partial(_colour, channels, len(sizes), generator)
     found = np.empty((batch, channels, *sizes), np.float32)
     for picture in found:
@@ -92,15 +93,22 @@ def _colour(channels: int, axes: int, generator: np.random.Generator) -> np.ndar
     return generator.normal(0, shared) + generator.normal(0, own, (channels, *[1] * axes))
 
 
-def _texture(channels: int, sizes: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    """A field of mean 0: [channels, ...]."""
-    axes = tuple(range(1, 1 + len(sizes)))
+def _radius(sizes: Sequence[int]) -> np.ndarray:
+    """Distance of each frequency of `np.fft.rfftn` from 0, which itself gets 1."""
     frequencies = [
         np.abs(np.fft.fftfreq(size) if axis < len(sizes) else np.fft.rfftfreq(size)) * size
         for axis, size in enumerate(sizes, 1)
     ]
     radius = np.sqrt(sum(np.square(part) for part in np.meshgrid(*frequencies, indexing="ij")))
     radius.flat[0] = 1
+    return radius
+
+
+def _texture(
+    channels: int, sizes: tuple[int, ...], radius: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """A field of mean 0: [channels, ...]."""
+    axes = tuple(range(1, 1 + len(sizes)))
     white = np.fft.rfftn(generator.standard_normal((1 + channels, *sizes)), axes=axes)
     fields = np.fft.irfftn(white * radius ** -generator.uniform(*STEEPNESS), s=sizes, axes=axes)
     fields -= fields.mean(axes, keepdims=True)
