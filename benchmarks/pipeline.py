@@ -35,7 +35,7 @@ LIMITS = {"cortex-a55": 1.0}
 LLVM's tables have half of it for Cortex-A55; Arm's Cortex-A55 Software Optimization Guide has one (ASIMD FP
 multiply accumulate, by element, Q-form).
 """
-LOAD = 2
+LOAD_CYCLES = 2
 """Cycles for which a load of 128 bits keeps Cortex-A55 from anything else, as writers of kernels measured."""
 NAMES = ("mobilenet-v1", "minilm")
 PATTERNS = ("dense", "4x1", "2x1", "unstructured")
@@ -104,9 +104,7 @@ def as_table() -> str:
     """Cycles per multiply-add of four lanes, and the share of the multiply-adds' own limit, by core."""
     lines: list[str] = []
     for target, cores in CORES.items():
-        heads = [f"{core}, cycles per FMLA (share of the limit)" for core in cores]
-        if not LIMITS.keys().isdisjoint(cores):
-            heads.append("share where a load takes two cycles alone")
+        heads = [head for core in cores for head in _heads(core)]
         lines += [
             "",
             f"`{target}`",
@@ -122,6 +120,12 @@ def as_table() -> str:
     return "\n".join(lines[1:])
 
 
+def _heads(core: str) -> list[str]:
+    """Of the columns that `_cells` fills."""
+    more = ["share where a load takes two cycles alone"] if core in LIMITS else []
+    return [f"{core}, cycles per FMLA (share of the limit)", *more]
+
+
 def _cells(loop: Loop, core: str) -> list[str]:
     count = len(loop.multiplies)
     cycles = simulate([line.text for line in loop.body], core)["Total Cycles"] / _ITERATIONS
@@ -130,7 +134,7 @@ def _cells(loop: Loop, core: str) -> list[str]:
         return [f"{cycles / count:.2f} ({limit / cycles:.0%})"]
     limit = LIMITS[core] * count
     words = sum(2 if line.startswith("ldp") else 1 for line in loop.loads if re.search(r"\bq\d", line))
-    slow = limit + LOAD * words
+    slow = limit + LOAD_CYCLES * words
     return [f"{max(cycles, limit) / count:.2f} ({limit / max(cycles, limit):.0%})", f"{limit / slow:.0%}"]
 
 
