@@ -24,6 +24,15 @@ PIECES = 20
 """Random cut-outs of each photograph."""
 
 
+_ABOUT = (
+    "4.65 M parameters, ImageNet weights; share of {views} of each of 20 labelled photographs) that get the "
+    "class that the dense network gives; beside it how many of the 20 photographs get the right class and "
+    "the mean Kullback-Leibler divergence in nats. With 20 photographs this is not ImageNet accuracy. "
+    "Calibration: 256 random cut-outs of some 280 other photographs without classes (id), 64 enlarged "
+    "Fashion-MNIST images (ood). All groups are pruned."
+)
+
+
 class EfficientNetTask(Task):
     """Agreement with the dense network on five views of twenty photographs."""
 
@@ -33,13 +42,7 @@ class EfficientNetTask(Task):
     higher_is_better = True
     kind = "agreement"
     seeds = (0,)
-    about = (
-        "4.65 M parameters, ImageNet weights; share of 100 views (5 cut-outs of each of 20 labelled "
-        "photographs) that get the class that the dense network gives; beside it how many of the 20 "
-        "photographs get the right class and the mean Kullback-Leibler divergence in nats. With 20 "
-        "photographs this is not ImageNet accuracy. Calibration: 256 random cut-outs of some 280 other "
-        "photographs without classes (id), 64 enlarged Fashion-MNIST images (ood). All groups are pruned."
-    )
+    about = _ABOUT.format(views="100 views (5 cut-outs")
 
     @cached_property
     def _views(self) -> tuple[np.ndarray, np.ndarray]:
@@ -59,14 +62,9 @@ class EfficientNetTask(Task):
         return Calibration([{self._input: part} for part in np.split(pixels, len(pixels) // BATCH)])
 
     def evaluate(self, model: ir.Model) -> dict[str, float]:
-        logits, dense = self._logits(model), self._dense
-        classes = self._views[1]
-        same = logits.argmax(-1) == dense.argmax(-1)
-        return {
-            "score": 100 * float(same.mean()),
-            "correct": float((logits[:, 0].argmax(-1) == classes).sum()),
-            "divergence": divergence(dense, logits),
-        }
+        logits = self._logits(model)
+        right = logits[:, 0].argmax(-1) == self._views[1]
+        return {**agreement(self._dense, logits), "correct": float(right.sum())}
 
     def test_data(self) -> Calibration:
         return Calibration([{self._input: views} for views in self._views[0]])
@@ -82,10 +80,7 @@ class EfficientNetTask(Task):
 class RandomViewsTask(EfficientNetTask):
     """Agreement on 400 random cut-outs of the same photographs: 100 views are few where little is left."""
 
-    about = EfficientNetTask.about.replace(
-        "100 views (5 cut-outs of each of 20 labelled photographs)",
-        "400 views (20 random cut-outs of each of 20 labelled photographs)",
-    )
+    about = _ABOUT.format(views="400 views (20 random cut-outs")
 
     @cached_property
     def _pieces(self) -> tuple[np.ndarray, np.ndarray]:
@@ -94,13 +89,18 @@ class RandomViewsTask(EfficientNetTask):
         return pieces, logits_of(self.model(), pieces)
 
     def evaluate(self, model: ir.Model) -> dict[str, float]:
+        return {**super().evaluate(model), **self.agreement(model)}
+
+    def agreement(self, model: ir.Model) -> dict[str, float]:
+        """Score and divergence, without the right classes."""
         pieces, dense = self._pieces
-        logits = logits_of(model, pieces)
-        return {
-            **super().evaluate(model),
-            "score": 100 * float((logits.argmax(-1) == dense.argmax(-1)).mean()),
-            "divergence": divergence(dense, logits),
-        }
+        return agreement(dense, logits_of(model, pieces))
+
+
+def agreement(dense: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """Share of places with the dense network's class, in percent, and the mean divergence in nats."""
+    same = logits.argmax(-1) == dense.argmax(-1)
+    return {"score": 100 * float(same.mean()), "divergence": divergence(dense, logits)}
 
 
 def logits_of(model: ir.Model, views: np.ndarray) -> np.ndarray:

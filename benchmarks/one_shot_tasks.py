@@ -9,17 +9,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from benchmarks.accuracy_images import calibration_pieces, labelled_pieces
+from benchmarks.accuracy_images import calibration_pieces
 from benchmarks.accuracy_minilm import FewDocumentsTask
-from benchmarks.accuracy_photographs import EfficientNetTask, logits_of
+from benchmarks.accuracy_photographs import RandomViewsTask
 from benchmarks.accuracy_smollm2 import TEST_DOCUMENTS, WINDOW, SmolLM2Task, token_ids
-from benchmarks.accuracy_tasks import divergence
 from benchmarks.accuracy_texts import news
 from sparsecc.passes.criteria import Calibration
 
 CALIBRATION_WINDOWS = 24
-VIEWS = 20
-"""Cut-outs of each labelled photograph."""
 
 
 class OneShotTask(ABC):
@@ -127,9 +124,7 @@ class EfficientNet(OneShotTask):
     )
 
     def __init__(self) -> None:
-        self._task = EfficientNetTask()
-        self._views = labelled_pieces(VIEWS, 1)
-        self._dense: np.ndarray | None = None
+        self._task = RandomViewsTask()
 
     def model(self) -> ir.Model:
         return self._task.model()
@@ -139,11 +134,7 @@ class EfficientNet(OneShotTask):
         return Calibration([{name: part} for part in np.split(calibration_pieces(1024, 0), 64)])
 
     def evaluate(self, model: ir.Model) -> dict[str, float]:
-        if self._dense is None:
-            self._dense = logits_of(self.model(), self._views)
-        logits = logits_of(model, self._views)
-        same = logits.argmax(-1) == self._dense.argmax(-1)
-        return {"score": 100 * float(same.mean()), "divergence": divergence(self._dense, logits)}
+        return self._task.agreement(model)
 
 
 TASKS: dict[str, type[OneShotTask]] = {
